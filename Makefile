@@ -1,0 +1,82 @@
+# Everything a developer does. Needs make and Python 3.11 or newer; the rest goes into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DISTRIBUTIONS := libs/common libs/client services/gateway services/coordinator services/shard
+SOURCES := $(wildcard libs services tests bench examples)
+PROTOS := $(wildcard proto/vector_db/v1/*.proto)
+
+.PHONY: help venv run demo test check static format proto bench-write bench-query crash clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## The virtual environment in .venv (made by every other target)
+
+$(STAMP): constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
+	@if [ ! -x $(BIN)/python ]; then \
+	  for py in $${PYTHON:-} python3 python3.13 python3.12 python3.11; do \
+	    if command -v "$$py" >/dev/null && \
+	       "$$py" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	      found=$$py; break; \
+	    fi; \
+	  done; \
+	  if [ -z "$${found:-}" ]; then \
+	    echo "vector-db needs Python 3.11 or newer; none found (set PYTHON=/path/to/python3)" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$("$$found" --version)"; \
+	  "$$found" -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "$$found cannot make a virtual environment (on Debian: apt install python3-venv)" >&2; \
+	    exit 1; }; \
+	fi
+	@echo "Installing what constraints.txt lists"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r constraints.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps \
+	  $(addprefix -e ,$(DISTRIBUTIONS))
+	@touch $@
+
+run: venv ## Serve on http://127.0.0.1:8080 and grpc://127.0.0.1:9090
+	@exec $(BIN)/vector-db run all
+
+demo: venv ## Load a small dictionary, search it, go on serving
+	@exec $(BIN)/vector-db demo
+
+static: venv
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
+
+check: static ## The quick loop: format, lint, types, import rules, unit tests
+	$(BIN)/python -m pytest tests/unit --durations=5
+
+test: static ## Everything: the static checks and all tests
+	$(BIN)/python -m pytest --durations=15
+
+format: venv ## Rewrite the sources in the house style
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+proto: venv ## Generate libs/common/vector_db/v1 from proto/
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=libs/common --pyi_out=libs/common \
+	  --grpc_python_out=libs/common $(PROTOS)
+
+bench-write: venv ## Durable rows a second, beside the raw cost of the same bytes
+	$(BIN)/python bench/write.py
+
+bench-query: venv ## Query latency and rate, beside raw FAISS and a bare route
+	$(BIN)/python bench/query.py
+
+crash: venv ## Kill the process in the middle of writes and check what is left
+	$(BIN)/python -m pytest tests/crash --durations=5
+
+clean: ## Remove .venv, caches and build outputs (never data/)
+	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	  .import_linter_cache bench/out
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,141 @@
+"""The plain values that calls take and give: NumPy in, dataclasses out, nothing of the transport.
+
+Vectors are float32 and bit-exact; timestamps are the server's commit timestamps, integers below
+2**53 whose order is the order of the commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float32]
+"""float32[dimension]."""
+
+Vectors = npt.NDArray[np.float32]
+"""float32[n, dimension]."""
+
+VectorLike = npt.ArrayLike
+"""Anything NumPy turns into float32: arrays of any float or integer type, lists of numbers."""
+
+Metadata = dict[str, Any]
+Filter = Mapping[str, Any]
+"""For example ``{"year": {"$gte": 2020}, "lang": {"$in": ["en", "de"]}}``."""
+
+Metric = Literal["cosine", "dot", "euclidean"]
+Mode = Literal["upsert", "insert", "update"]
+Include = Literal["metadata", "dimensions", "distance"]
+
+IncludeInRows = Literal["metadata", "dimensions"]
+
+Consistency = int | Literal["own_writes", "stable", "strong"]
+"""Which snapshot a read may use.
+
+``"own_writes"`` (the default): at least everything that this client has written or read, through
+whatever gateway. ``"stable"``: the gateway's newest stable snapshot, no waiting. ``"strong"``:
+everything acknowledged to anyone, confirmed by a round trip. An integer: at least that commit
+timestamp, for example one that another process handed over.
+"""
+
+Progress = bool | Callable[[int, int | None], None]
+"""True draws a bar; a function is called with (rows done, rows in all or None)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """`count` rows written, or found alive by a delete; visible to reads at `commit_ts` and after.
+
+    For an insert of several batches `commit_ts` is the newest of theirs.
+    """
+
+    count: int
+    commit_ts: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountResult:
+    """How many rows were alive (and matched) at `snapshot_ts`."""
+
+    count: int
+    snapshot_ts: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """One hit of a query; higher `similarity` is better. What was not asked for is None."""
+
+    id: str
+    similarity: float
+    metadata: Metadata | None = None
+    vector: Vector | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One stored row; `version` is the commit timestamp that wrote it. Vectors are bit-exact."""
+
+    id: str
+    vector: Vector | None
+    metadata: Metadata | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a scroll; every page of one scroll is of the snapshot `snapshot_ts`."""
+
+    rows: list[Row]
+    snapshot_ts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection as the server's catalog has it, spread over `shards` shards."""
+
+    name: str
+    dimension: int
+    metric: str
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStats:
+    """What a collection takes; `rows_indexed` of its `rows` are in an index by now."""
+
+    rows: int
+    rows_indexed: int
+    segments: int
+    bytes_memory: int
+    bytes_disk: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowBatch:
+    """Rows for `insert_stream`: n ids, vectors [n, dimension], n metadata objects or None."""
+
+    ids: Sequence[str]
+    vectors: VectorLike
+    metadata: Sequence[Mapping[str, Any] | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upsert:
+    """Part of an atomic `commit`: write rows of one collection, whether they exist or not."""
+
+    collection: str
+    ids: Sequence[str]
+    vectors: VectorLike
+    metadata: Sequence[Mapping[str, Any] | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delete:
+    """Part of an atomic `commit`: delete ids of one collection; absent ones are not counted."""
+
+    collection: str
+    ids: Sequence[str]

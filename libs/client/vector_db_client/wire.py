@@ -1,0 +1,262 @@
+"""The REST wire as bytes: rows into JSON or Arrow, answers into dataclasses.
+
+Owns two invariants: rows are checked whole before anything of them is sent, and a float32 vector
+survives both directions bit for bit (base64 or Arrow out, base64 or shortest decimals back).
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from vector_db_client.errors import InternalError, InvalidArgument
+from vector_db_client.values import (
+    Collection,
+    CollectionStats,
+    Match,
+    Row,
+    RowBatch,
+    Vector,
+    VectorLike,
+    Vectors,
+)
+
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+JSON_TYPE = "application/json"
+
+ARROW_BYTES_MIN = 64 * 1024
+"""Batches with at least this many vector bytes go as Arrow when pyarrow is there: below it the
+encoding costs more than it saves."""
+
+BATCH_BYTES_MAX = 16 * 1024 * 1024
+"""Most vector bytes in one request, whatever `batch_size` says: with base64 and metadata it stays
+well below the server's 64 MB of body."""
+
+_JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+_CHECK_ROWS = 4096
+_F4 = np.dtype("<f4")
+
+
+def dumps(value: object, where: str = "request") -> bytes:
+    """`value` as JSON.
+
+    :raises InvalidArgument: it holds something that JSON does not have.
+    """
+    try:
+        return orjson.dumps(value, option=_JSON_OPTIONS)
+    except TypeError as error:
+        raise InvalidArgument(f"{where}: not representable as JSON: {error}") from None
+
+
+def as_vectors(value: VectorLike, where: str = "vectors") -> Vectors:
+    """`value` as contiguous float32[n, dimension], little-endian; copied only where it is not so.
+
+    :raises InvalidArgument: not two-dimensional, not numbers, or not finite in float32.
+    """
+    array = _as_array(value, where)
+    if array.dtype.kind not in "fiu":
+        raise InvalidArgument(f"{where}: not an array of real numbers but of {array.dtype}")
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(array, dtype=_F4)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise InvalidArgument(f"{where}: needs shape (n, dimension), has {array.shape}")
+    for start in range(0, len(vectors), _CHECK_ROWS):
+        finite = np.isfinite(vectors[start : start + _CHECK_ROWS]).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            raise InvalidArgument(f"{where}[{row}]: has a value that is not finite in float32")
+    return vectors
+
+
+def as_vector(value: VectorLike, where: str = "vector") -> Vector:
+    """`value` as float32[dimension].
+
+    :raises InvalidArgument: not one-dimensional, not numbers, or not finite in float32.
+    """
+    array = _as_array(value, where)
+    if array.ndim != 1:
+        raise InvalidArgument(f"{where}: needs shape (dimension,), has {array.shape}")
+    row: Vector = as_vectors(array.reshape(1, -1), where)[0]
+    return row
+
+
+def _as_array(value: VectorLike, where: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise InvalidArgument(f"{where}: not an array of numbers: {error}") from None
+
+
+def checked(batch: RowBatch) -> RowBatch:
+    """`batch` with a list of ids, float32 vectors and a list of metadata, all of one length.
+
+    :raises InvalidArgument: lengths differ, an id comes twice or is no string, metadata is no
+        mapping, or the vectors do not fit.
+    """
+    ids = id_list(batch.ids)
+    vectors = as_vectors(batch.vectors) if ids or np.size(batch.vectors) else np.empty((0, 1), _F4)
+    metadata = None if batch.metadata is None else list(batch.metadata)
+    if len(ids) != len(vectors):
+        raise InvalidArgument(f"{len(ids)} ids but {len(vectors)} vectors")
+    if metadata is not None and len(metadata) != len(ids):
+        raise InvalidArgument(f"{len(ids)} ids but {len(metadata)} metadata objects")
+    for row, value in enumerate(metadata or ()):
+        if value is not None and not isinstance(value, Mapping):
+            raise InvalidArgument(f"metadata[{row}]: needs a mapping or None, is {type(value)}")
+    _check_unique(ids)
+    return RowBatch(ids, vectors, metadata)
+
+
+def id_list(ids: Sequence[str]) -> list[str]:
+    """`ids` as a list.
+
+    :raises InvalidArgument: one is no string, or `ids` is itself one.
+    """
+    if isinstance(ids, str):
+        raise InvalidArgument(f"ids: needs a list of strings, is the string {ids!r}")
+    listed = list(ids)
+    for row, row_id in enumerate(listed):
+        if not isinstance(row_id, str):
+            raise InvalidArgument(f"ids[{row}]: needs a string, is {type(row_id).__name__}")
+    return listed
+
+
+def _check_unique(ids: list[str]) -> None:
+    if len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        for row, row_id in enumerate(ids):
+            if row_id in seen:
+                raise InvalidArgument(f"ids[{row}]: {row_id!r} comes twice")
+            seen.add(row_id)
+
+
+def split(batch: RowBatch, batch_size: int) -> Iterable[RowBatch]:
+    """A checked batch in pieces of at most `batch_size` rows and `BATCH_BYTES_MAX`, in order."""
+    vectors: Vectors = np.asarray(batch.vectors)
+    step = max(1, min(batch_size, BATCH_BYTES_MAX // (4 * vectors.shape[1])))
+    for start in range(0, len(batch.ids), step):
+        rows = slice(start, start + step)
+        yield RowBatch(
+            batch.ids[rows],
+            vectors[rows],
+            None if batch.metadata is None else batch.metadata[rows],
+        )
+
+
+def rows_json(batch: RowBatch) -> list[dict[str, Any]]:
+    """A checked batch as the objects of a JSON body; vectors as base64 of little-endian float32."""
+    vectors: Vectors = np.asarray(batch.vectors)
+    raw, stride = memoryview(vectors.tobytes()), 4 * vectors.shape[1]
+    rows: list[dict[str, Any]] = [
+        {
+            "id": row_id,
+            "dimensions": base64.b64encode(raw[at * stride : (at + 1) * stride]).decode("ascii"),
+        }
+        for at, row_id in enumerate(batch.ids)
+    ]
+    for row, metadata in zip(rows, batch.metadata or (), strict=False):
+        if metadata is not None:
+            row["metadata"] = metadata
+    return rows
+
+
+def use_arrow(batch: RowBatch) -> bool:
+    """Whether a checked batch goes as Arrow: it is large, and pyarrow is installed."""
+    vectors: Vectors = np.asarray(batch.vectors)
+    return vectors.nbytes >= ARROW_BYTES_MIN and importlib.util.find_spec("pyarrow") is not None
+
+
+def rows_arrow(batch: RowBatch) -> bytes:
+    """A checked batch as an Arrow IPC stream of one record batch: id, vector, metadata (JSON)."""
+    import pyarrow as pa
+
+    vectors: Vectors = np.asarray(batch.vectors)
+    dimension = vectors.shape[1]
+    columns = {
+        "id": pa.array(batch.ids, pa.string()),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dimension),
+    }
+    if batch.metadata is not None:
+        columns["metadata"] = pa.array(
+            [
+                None if value is None else dumps(value, f"metadata[{row}]").decode()
+                for row, value in enumerate(batch.metadata)
+            ],
+            pa.string(),
+        )
+    record_batch = pa.record_batch(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, record_batch.schema) as writer:
+        writer.write_batch(record_batch)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+def vector_json(vector: Vector) -> str:
+    """One vector as base64 of little-endian float32."""
+    return base64.b64encode(vector.tobytes()).decode("ascii")
+
+
+def _decode_vector(value: object) -> Vector | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return np.frombuffer(base64.b64decode(value), _F4)
+    return np.array(value, _F4)
+
+
+def decode_row(body: Mapping[str, Any]) -> Row:
+    """A stored row of an answer."""
+    return Row(
+        body["id"],
+        _decode_vector(body.get("dimensions")),
+        body.get("metadata"),
+        int(body["version"]),
+    )
+
+
+def decode_match(body: Mapping[str, Any]) -> Match:
+    """A hit of an answer."""
+    return Match(
+        body["id"],
+        float(body["similarity"]),
+        body.get("metadata"),
+        _decode_vector(body.get("dimensions")),
+        body.get("distance"),
+    )
+
+
+def decode_collection(body: Mapping[str, Any]) -> Collection:
+    """A catalog entry of an answer."""
+    shards = body.get("shards", 0)
+    return Collection(
+        body["name"],
+        int(body["dimension"]),
+        str(body["metric"]),
+        len(shards) if isinstance(shards, list) else int(shards),
+    )
+
+
+def decode_stats(body: Mapping[str, Any]) -> CollectionStats:
+    """Collection statistics of an answer."""
+    return CollectionStats(
+        *(int(body.get(name, 0)) for name in CollectionStats.__dataclass_fields__)
+    )
+
+
+def loads(body: bytes) -> Any:
+    """The JSON of an answer.
+
+    :raises InternalError: it is none.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        excerpt = body[:200].decode("utf-8", "replace")
+        raise InternalError(f"an answer that is not JSON: {excerpt}") from None

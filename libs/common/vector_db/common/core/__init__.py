@@ -1,0 +1,1 @@
+"""Pure machinery that two services need. No clock, no randomness, no I/O."""

@@ -1,0 +1,430 @@
+"""Every message of the mesh as a frozen struct, grouped by conversation.
+
+One tagged union, so that a codec decodes any of them and a loopback passes them as they are. Which
+subject carries which is said in `subjects.py`. Timestamps are packed commit timestamps
+(`model.ids`), `*_ms` are wall-clock milliseconds since 1970, and float32 / int64 columns are
+little-endian bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from vector_db.common.model.collection import Collection
+from vector_db.common.model.rows import Blob, Buffer, RowBlock
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Base of all messages; the tag is the class name."""
+
+
+# --- shard log: gateway → replicas -------------------------------------------------------------
+
+
+class Prepare(Message, frozen=True):
+    """Asks one shard to vote on its part of a transaction (architecture, section 4, step 1).
+
+    `mode`: ``blind`` (upserts that coexist with each other) or ``snapshot`` (first committer wins).
+    `deadline_ms` is on the sequencer's clock as the gateway last heard it: a replica drops the
+    record unvoted once a decision with a later wall time was consumed. `stages` chunks precede this
+    record; `stages_crc` is `ids_checksum` of them.
+    """
+
+    txn_id: bytes
+    term: int
+    shard: int
+    participants: tuple[int, ...]
+    snapshot_ts: int
+    mode: str
+    deadline_ms: int
+    catalog_ts: int
+    gateway: str
+    blocks: tuple[RowBlock, ...]
+    stages: int = 0
+    stages_crc: int = 0
+
+
+class Stage(Message, frozen=True):
+    """One chunk of a transaction too large for its PREPARE."""
+
+    txn_id: bytes
+    term: int
+    shard: int
+    index: int
+    deadline_ms: int
+    blocks: tuple[RowBlock, ...]
+
+
+# --- votes and cursors: replica → sequencer ----------------------------------------------------
+
+
+class Vote(Message, frozen=True):
+    """One replica's word on one shard of one transaction, sent after the fsync of its PREPARE.
+
+    `reason` is an error code of `model.errors` when `yes` is false; `deleted` counts the rows that
+    the deletes of this shard find alive.
+    """
+
+    txn_id: bytes
+    term: int
+    shard: int
+    worker: str
+    yes: bool
+    participants: tuple[int, ...]
+    catalog_ts: int
+    collections: tuple[int, ...]
+    gateway: str
+    deadline_ms: int
+    deleted: int = 0
+    reason: str = ""
+    detail: str = ""
+
+
+class Durable(Message, frozen=True):
+    """All decisions up to `cursor` are applied and fsynced at `worker`.
+
+    `flushed` gives per shard the newest shard-log sequence that is in the worker's synced WAL, and
+    `decision_seq` the same of the decision log: what the streams may be trimmed to.
+    """
+
+    worker: str
+    term: int
+    cursor: int
+    flushed: dict[int, int]
+    decision_seq: int
+
+
+# --- decision log: sequencer → everyone --------------------------------------------------------
+
+
+class Commit(msgspec.Struct, frozen=True, tag=True):
+    """The transaction is committed at `ts`."""
+
+    ts: int
+    txn_id: bytes
+    participants: tuple[int, ...]
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """The transaction is aborted; `ts` is its place in the chain."""
+
+    ts: int
+    txn_id: bytes
+    participants: tuple[int, ...]
+    reason: str
+    detail: str
+
+
+class CreateCollection(msgspec.Struct, frozen=True, tag=True):
+    """`collection.id == ts`."""
+
+    ts: int
+    collection: Collection
+
+
+class DropCollection(msgspec.Struct, frozen=True, tag=True):
+    ts: int
+    collection_id: int
+
+
+class SetPlacement(msgspec.Struct, frozen=True, tag=True):
+    """Replaces the whole placement: shard → its replicas' worker ids."""
+
+    ts: int
+    replicas: dict[int, tuple[str, ...]]
+
+
+class Takeover(msgspec.Struct, frozen=True, tag=True):
+    """First decision (term, 0) of a term.
+
+    `base` is the highest surveyed cursor; `bases` maps each earlier term to where the history
+    before it ended, this term's own included. `decisions` are the records from the least surveyed
+    cursor (exclusive) to the base; `collections` and `replicas` are the whole state at the base,
+    for whoever joins here. Whatever lies beyond the base is undone, and every undecided PREPARE of
+    an older term is dropped.
+    """
+
+    ts: int
+    base: int
+    bases: dict[int, int]
+    cluster_id: str
+    collections: tuple[Collection, ...]
+    replicas: dict[int, tuple[str, ...]]
+    catalog_ts: int
+    decisions_after: int
+    decisions: tuple[DecisionRecord, ...]
+
+
+Decision: TypeAlias = Commit | Abort | CreateCollection | DropCollection | SetPlacement | Takeover
+
+
+class DecisionRecord(Message, frozen=True):
+    """One append to the decision log: all that was decidable at once, in commit order.
+
+    `prev_ts` is the last ts of the record before; `wall_ms` never decreases along the log.
+    """
+
+    term: int
+    prev_ts: int
+    wall_ms: int
+    decisions: tuple[Decision, ...]
+
+    @property
+    def last_ts(self) -> int:
+        return self.decisions[-1].ts
+
+
+# --- outcomes and beats: sequencer → gateways --------------------------------------------------
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """`commit_ts` 0 means aborted for `reason` (an error code)."""
+
+    txn_id: bytes
+    commit_ts: int
+    deleted: int = 0
+    reason: str = ""
+    detail: str = ""
+
+
+class Beat(Message, frozen=True):
+    """The sequencer is alive: what is stable now, and the newest catalog's ts.
+
+    Carries the outcomes released since the last beat to the gateway it is addressed to. Every
+    placed worker is durable up to `floor_ts`: decisions up to there need not be remembered.
+    """
+
+    term: int
+    coordinator: str
+    cluster_id: str
+    stable_ts: int
+    catalog_ts: int
+    wall_ms: int
+    floor_ts: int = 0
+    outcomes: tuple[Outcome, ...] = ()
+
+
+# --- takeover: candidate ↔ workers -------------------------------------------------------------
+
+
+class NeedTakeover(Message, frozen=True):
+    """A worker or gateway cannot follow `term` any further (a log is damaged, lost or has a
+    gap)."""
+
+    sender: str
+    term: int
+    reason: str
+
+
+class PromiseRequest(Message, frozen=True):
+    """`cluster_id` "" when the candidate does not know it yet."""
+
+    term: int
+    coordinator: str
+    cluster_id: str
+
+
+class Promise(Message, frozen=True):
+    """A worker's fsynced promise, and what it knows. `granted` false: it promised `promised`
+    already."""
+
+    worker: str
+    granted: bool
+    promised: int
+    cluster_id: str
+    cursor: int
+    bases: dict[int, int]
+    collections: tuple[Collection, ...]
+    catalog_ts: int
+    replicas: dict[int, tuple[str, ...]]
+    wall_ms: int
+    tail: tuple[DecisionRecord, ...]
+    tail_from: int = 0
+
+
+# --- catalog, members, status: request / reply ------------------------------------------------
+
+
+class CreateCollectionRequest(Message, frozen=True):
+    """`shards` 0 = one per active worker."""
+
+    name: str
+    dimension: int
+    metric: str
+    shards: int
+    if_absent: bool = False
+
+
+class DropCollectionRequest(Message, frozen=True):
+    name: str
+
+
+class CatalogRequest(Message, frozen=True):
+    pass
+
+
+class CatalogReply(Message, frozen=True):
+    """The catalog as decided and durable up to `catalog_ts`."""
+
+    term: int
+    catalog_ts: int
+    stable_ts: int
+    wall_ms: int
+    collections: tuple[Collection, ...]
+    replicas: dict[int, tuple[str, ...]]
+    workers: tuple[Member, ...]
+
+
+class Member(Message, frozen=True):
+    """A worker's heartbeat: who it is, and how far. `ready` once it recovered."""
+
+    worker: str
+    term: int
+    ready: bool
+    zone: str
+    shards: tuple[int, ...]
+    cursor: int
+
+
+class TxnStatusRequest(Message, frozen=True):
+    txn_id: bytes
+    term: int
+
+
+class TxnStatus(Message, frozen=True):
+    """`state`: committed | aborted | pending | unknown."""
+
+    state: str
+    commit_ts: int = 0
+    reason: str = ""
+    detail: str = ""
+    deleted: int = 0
+
+
+class StrongRequest(Message, frozen=True):
+    """Asks the sequencer for a `stable_ts` confirmed by a majority of some shard in its term."""
+
+
+class StrongReply(Message, frozen=True):
+    term: int
+    stable_ts: int
+
+
+class ConfirmRequest(Message, frozen=True):
+    term: int
+
+
+class ConfirmReply(Message, frozen=True):
+    worker: str
+    confirmed: bool
+
+
+# --- reads: gateway → shard worker, request / reply ---------------------------------------------
+
+
+class SearchRequest(Message, frozen=True):
+    """Top `k` of each query over `shards` of one collection at one snapshot.
+
+    `queries` float32[nq, dimension]. `filter` is the JSON text of a filter or empty.
+    `min_similarity` drops hits below it. The two `include` flags ask for the payloads in the reply.
+    """
+
+    collection_id: int
+    shards: tuple[int, ...]
+    snapshot_ts: int
+    queries: Buffer
+    k: int
+    filter: bytes = b""
+    min_similarity: float | None = None
+    include_metadata: bool = False
+    include_vectors: bool = False
+
+
+class SearchReply(Message, frozen=True):
+    """Hits of all queries one after another, each query's best first, ties by id.
+
+    `counts` uint32[nq]; `ids` one per hit; `similarities` float64[hits].
+    """
+
+    counts: Buffer
+    ids: Blob
+    similarities: Buffer
+    metadata: Blob | None = None
+    vectors: Buffer = b""
+
+
+class FetchRequest(Message, frozen=True):
+    """Rows by id; absent ones are simply missing from the reply."""
+
+    collection_id: int
+    shards: tuple[int, ...]
+    snapshot_ts: int
+    ids: Blob
+    include_vectors: bool = True
+
+
+class RowsReply(Message, frozen=True):
+    """Rows as columns. `versions` int64[n] are their commit_ts; empty metadata = none."""
+
+    ids: Blob
+    versions: Buffer
+    metadata: Blob
+    vectors: Buffer = b""
+
+
+class CountRequest(Message, frozen=True):
+    collection_id: int
+    shards: tuple[int, ...]
+    snapshot_ts: int
+    filter: bytes = b""
+
+
+class CountReply(Message, frozen=True):
+    count: int
+
+
+class ScrollRequest(Message, frozen=True):
+    """The first `limit` visible rows with id > `after`, in id order (bytewise), over `shards`."""
+
+    collection_id: int
+    shards: tuple[int, ...]
+    snapshot_ts: int
+    limit: int
+    after: bytes = b""
+    filter: bytes = b""
+    include_vectors: bool = True
+
+
+class StatsRequest(Message, frozen=True):
+    collection_id: int
+    shards: tuple[int, ...]
+
+
+class StatsReply(Message, frozen=True):
+    """`rows` alive now; `rows_indexed` of them in an HNSW index; `segments` sealed."""
+
+    rows: int
+    rows_indexed: int
+    segments: int
+    bytes_memory: int
+    bytes_disk: int
+
+
+class ErrorReply(Message, frozen=True):
+    """The far side's `VectorDBError`."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+AnyMessage: TypeAlias = (
+    Prepare | Stage | Vote | Durable | DecisionRecord | Beat | NeedTakeover | PromiseRequest |
+    Promise
+    | CreateCollectionRequest | DropCollectionRequest | CatalogRequest | CatalogReply | Member
+    | TxnStatusRequest | TxnStatus | StrongRequest | StrongReply | ConfirmRequest | ConfirmReply
+    | SearchRequest | SearchReply | FetchRequest | RowsReply | CountRequest | CountReply
+    | ScrollRequest | StatsRequest | StatsReply | ErrorReply
+)  # fmt: skip

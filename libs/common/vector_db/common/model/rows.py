@@ -1,0 +1,148 @@
+"""RowBlock: a batch of rows of one collection as columns, the unit in which writes travel and are
+logged.
+
+Owns the invariant that the columns agree in length, checked once at construction from untrusted
+bytes; no Python object per row exists on the write path but the key itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import google_crc32c
+import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+F32: TypeAlias = NDArray[np.float32]
+U32: TypeAlias = NDArray[np.uint32]
+U64: TypeAlias = NDArray[np.uint64]
+I64: TypeAlias = NDArray[np.int64]
+if TYPE_CHECKING:
+    Buffer: TypeAlias = bytes | bytearray | memoryview
+else:
+    Buffer = memoryview  # msgspec decodes such a field as a view of the message, without a copy
+
+
+def hash_id(row_id: bytes) -> int:
+    """The 64-bit hash by which ids are placed on shards and found in sealed segments (XXH3-64)."""
+    return xxhash.xxh3_64_intdigest(row_id)
+
+
+def hash_ids(ids: Sequence[bytes]) -> U64:
+    """`hash_id` of each id, shape [n] uint64."""
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((digest(i) for i in ids), dtype=np.uint64, count=len(ids))
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """n byte strings as one blob: `offsets` is uint32[n + 1] in little-endian bytes."""
+
+    offsets: Buffer
+    data: Buffer
+
+    @classmethod
+    def pack(cls, items: Sequence[bytes]) -> Blob:
+        """The blob of `items`, in order."""
+        offsets = np.zeros(len(items) + 1, dtype="<u4")
+        np.cumsum([len(i) for i in items], out=offsets[1:])
+        return cls(offsets.tobytes(), b"".join(items))
+
+    def __len__(self) -> int:
+        return len(self.offsets) // 4 - 1
+
+    def offset_array(self) -> U32:
+        """uint32[n + 1], a view."""
+        return np.frombuffer(self.offsets, dtype="<u4")
+
+    def unpack(self) -> list[bytes]:
+        """The n items as bytes."""
+        data = bytes(self.data)
+        o = self.offset_array().tolist()
+        return [data[a:b] for a, b in itertools.pairwise(o)]
+
+    def take(self, rows: Sequence[int]) -> Blob:
+        """The blob of the items at `rows`, in that order."""
+        items = self.unpack()
+        return Blob.pack([items[r] for r in rows])
+
+
+class RowBlock(msgspec.Struct, frozen=True):
+    """n rows of one collection.
+
+    A block holds rows that are written (`vectors` n × dimension float32, little-endian, `metadata`
+    JSON bytes each, empty = no metadata) or keys that are deleted (`delete=True`: no vectors, no
+    metadata).
+
+    `precondition`: what must hold of *every* row: ``none`` (blind), ``absent`` (insert),
+    ``present`` (update), ``version`` (`versions`: int64[n] commit_ts that the row must have now).
+    """
+
+    collection_id: int
+    dimension: int
+    ids: Blob
+    hashes: Buffer
+    vectors: Buffer = b""
+    metadata: Blob | None = None
+    delete: bool = False
+    precondition: str = "none"
+    versions: Buffer = b""
+
+    def __len__(self) -> int:
+        return len(self.hashes) // 8
+
+    def hash_array(self) -> U64:
+        """uint64[n] of `hash_id`, a view."""
+        return np.frombuffer(self.hashes, dtype="<u8")
+
+    def vector_array(self) -> F32:
+        """float32[n, dimension], a view."""
+        return np.frombuffer(self.vectors, dtype="<f4").reshape(-1, self.dimension)
+
+    def version_array(self) -> I64:
+        """int64[n] (empty unless ``precondition == "version"``), a view."""
+        return np.frombuffer(self.versions, dtype="<i8")
+
+    def take(self, rows: NDArray[np.int64]) -> RowBlock:
+        """The block of the rows at `rows`, in that order."""
+        index = rows.tolist()
+        return RowBlock(
+            collection_id=self.collection_id,
+            dimension=self.dimension,
+            ids=self.ids.take(index),
+            hashes=self.hash_array()[rows].tobytes(),
+            vectors=b"" if self.delete else self.vector_array()[rows].tobytes(),
+            metadata=None if self.metadata is None else self.metadata.take(index),
+            delete=self.delete,
+            precondition=self.precondition,
+            versions=self.version_array()[rows].tobytes() if self.versions else b"",
+        )
+
+    def check(self) -> None:
+        """Refuse a block whose columns disagree.
+
+        :raises ValueError: names the column.
+        """
+        n = len(self)
+        if len(self.ids) != n:
+            raise ValueError(f"ids: {len(self.ids)} for {n} rows")
+        want = 0 if self.delete else 4 * n * self.dimension
+        if len(self.vectors) != want:
+            raise ValueError(f"vectors: {len(self.vectors)} bytes, want {want}")
+        if self.metadata is not None and len(self.metadata) != n:
+            raise ValueError(f"metadata: {len(self.metadata)} for {n} rows")
+        if self.precondition == "version" and len(self.versions) != 8 * n:
+            raise ValueError(f"versions: {len(self.versions)} bytes for {n} rows")
+
+
+def ids_checksum(chunks: Iterable[Sequence[RowBlock]]) -> int:
+    """crc32c over the ids of chunks in order: what a PREPARE says of the STAGE records before
+    it."""
+    crc = 0
+    for blocks in chunks:
+        for block in blocks:
+            crc = google_crc32c.extend(crc, bytes(block.ids.data))
+    return crc

@@ -1,0 +1,338 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODE_UNSPECIFIED: _ClassVar[Mode]
+    MODE_UPSERT: _ClassVar[Mode]
+    MODE_INSERT: _ClassVar[Mode]
+    MODE_UPDATE: _ClassVar[Mode]
+
+class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    METRIC_UNSPECIFIED: _ClassVar[Metric]
+    METRIC_COSINE: _ClassVar[Metric]
+    METRIC_DOT: _ClassVar[Metric]
+    METRIC_EUCLIDEAN: _ClassVar[Metric]
+MODE_UNSPECIFIED: Mode
+MODE_UPSERT: Mode
+MODE_INSERT: Mode
+MODE_UPDATE: Mode
+METRIC_UNSPECIFIED: Metric
+METRIC_COSINE: Metric
+METRIC_DOT: Metric
+METRIC_EUCLIDEAN: Metric
+
+class Consistency(_message.Message):
+    __slots__ = ("at_least", "strong")
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    STRONG_FIELD_NUMBER: _ClassVar[int]
+    at_least: int
+    strong: bool
+    def __init__(self, at_least: _Optional[int] = ..., strong: _Optional[bool] = ...) -> None: ...
+
+class Vector(_message.Message):
+    __slots__ = ("id", "dimensions", "metadata", "if_version")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    IF_VERSION_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    dimensions: bytes
+    metadata: str
+    if_version: int
+    def __init__(self, id: _Optional[str] = ..., dimensions: _Optional[bytes] = ..., metadata: _Optional[str] = ..., if_version: _Optional[int] = ...) -> None: ...
+
+class InsertVectorsRequest(_message.Message):
+    __slots__ = ("collection", "vectors", "mode")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    vectors: _containers.RepeatedCompositeFieldContainer[Vector]
+    mode: Mode
+    def __init__(self, collection: _Optional[str] = ..., vectors: _Optional[_Iterable[_Union[Vector, _Mapping]]] = ..., mode: _Optional[_Union[Mode, str]] = ...) -> None: ...
+
+class WriteResponse(_message.Message):
+    __slots__ = ("count", "commit_ts")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    commit_ts: int
+    def __init__(self, count: _Optional[int] = ..., commit_ts: _Optional[int] = ...) -> None: ...
+
+class QuerySimilarRequest(_message.Message):
+    __slots__ = ("collection", "vectors", "id", "k", "filter", "min_similarity", "omit_metadata", "include_dimensions", "consistency")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    MIN_SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    OMIT_METADATA_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    vectors: _containers.RepeatedScalarFieldContainer[bytes]
+    id: str
+    k: int
+    filter: str
+    min_similarity: float
+    omit_metadata: bool
+    include_dimensions: bool
+    consistency: Consistency
+    def __init__(self, collection: _Optional[str] = ..., vectors: _Optional[_Iterable[bytes]] = ..., id: _Optional[str] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., min_similarity: _Optional[float] = ..., omit_metadata: _Optional[bool] = ..., include_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ...) -> None: ...
+
+class Hit(_message.Message):
+    __slots__ = ("id", "similarity", "distance", "metadata", "dimensions")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    similarity: float
+    distance: float
+    metadata: str
+    dimensions: bytes
+    def __init__(self, id: _Optional[str] = ..., similarity: _Optional[float] = ..., distance: _Optional[float] = ..., metadata: _Optional[str] = ..., dimensions: _Optional[bytes] = ...) -> None: ...
+
+class Hits(_message.Message):
+    __slots__ = ("vectors",)
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    vectors: _containers.RepeatedCompositeFieldContainer[Hit]
+    def __init__(self, vectors: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ...) -> None: ...
+
+class QuerySimilarResponse(_message.Message):
+    __slots__ = ("results", "snapshot_ts")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[Hits]
+    snapshot_ts: int
+    def __init__(self, results: _Optional[_Iterable[_Union[Hits, _Mapping]]] = ..., snapshot_ts: _Optional[int] = ...) -> None: ...
+
+class GetRequest(_message.Message):
+    __slots__ = ("collection", "ids", "omit_dimensions", "consistency")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    OMIT_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    omit_dimensions: bool
+    consistency: Consistency
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., omit_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ...) -> None: ...
+
+class StoredVector(_message.Message):
+    __slots__ = ("id", "dimensions", "metadata", "version")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    dimensions: bytes
+    metadata: str
+    version: int
+    def __init__(self, id: _Optional[str] = ..., dimensions: _Optional[bytes] = ..., metadata: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class GetResponse(_message.Message):
+    __slots__ = ("vectors", "snapshot_ts")
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    vectors: _containers.RepeatedCompositeFieldContainer[StoredVector]
+    snapshot_ts: int
+    def __init__(self, vectors: _Optional[_Iterable[_Union[StoredVector, _Mapping]]] = ..., snapshot_ts: _Optional[int] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("collection", "ids", "filter")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    filter: str
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., filter: _Optional[str] = ...) -> None: ...
+
+class PatchMetadataRequest(_message.Message):
+    __slots__ = ("collection", "id", "patch")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PATCH_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    id: str
+    patch: str
+    def __init__(self, collection: _Optional[str] = ..., id: _Optional[str] = ..., patch: _Optional[str] = ...) -> None: ...
+
+class CountRequest(_message.Message):
+    __slots__ = ("collection", "filter", "consistency")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    filter: str
+    consistency: Consistency
+    def __init__(self, collection: _Optional[str] = ..., filter: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ...) -> None: ...
+
+class CountResponse(_message.Message):
+    __slots__ = ("count", "snapshot_ts")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    snapshot_ts: int
+    def __init__(self, count: _Optional[int] = ..., snapshot_ts: _Optional[int] = ...) -> None: ...
+
+class ScrollRequest(_message.Message):
+    __slots__ = ("collection", "limit", "filter", "cursor", "omit_dimensions", "consistency")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    OMIT_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    limit: int
+    filter: str
+    cursor: str
+    omit_dimensions: bool
+    consistency: Consistency
+    def __init__(self, collection: _Optional[str] = ..., limit: _Optional[int] = ..., filter: _Optional[str] = ..., cursor: _Optional[str] = ..., omit_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ...) -> None: ...
+
+class ScrollResponse(_message.Message):
+    __slots__ = ("vectors", "cursor", "snapshot_ts")
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    vectors: _containers.RepeatedCompositeFieldContainer[StoredVector]
+    cursor: str
+    snapshot_ts: int
+    def __init__(self, vectors: _Optional[_Iterable[_Union[StoredVector, _Mapping]]] = ..., cursor: _Optional[str] = ..., snapshot_ts: _Optional[int] = ...) -> None: ...
+
+class Operation(_message.Message):
+    __slots__ = ("collection", "upsert", "delete")
+    class Upsert(_message.Message):
+        __slots__ = ("vectors", "mode")
+        VECTORS_FIELD_NUMBER: _ClassVar[int]
+        MODE_FIELD_NUMBER: _ClassVar[int]
+        vectors: _containers.RepeatedCompositeFieldContainer[Vector]
+        mode: Mode
+        def __init__(self, vectors: _Optional[_Iterable[_Union[Vector, _Mapping]]] = ..., mode: _Optional[_Union[Mode, str]] = ...) -> None: ...
+    class Delete(_message.Message):
+        __slots__ = ("ids",)
+        IDS_FIELD_NUMBER: _ClassVar[int]
+        ids: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    UPSERT_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    upsert: Operation.Upsert
+    delete: Operation.Delete
+    def __init__(self, collection: _Optional[str] = ..., upsert: _Optional[_Union[Operation.Upsert, _Mapping]] = ..., delete: _Optional[_Union[Operation.Delete, _Mapping]] = ...) -> None: ...
+
+class CommitRequest(_message.Message):
+    __slots__ = ("operations",)
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    operations: _containers.RepeatedCompositeFieldContainer[Operation]
+    def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ...) -> None: ...
+
+class GetTransactionRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class GetTransactionResponse(_message.Message):
+    __slots__ = ("state", "commit_ts", "reason")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    commit_ts: int
+    reason: str
+    def __init__(self, state: _Optional[str] = ..., commit_ts: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Collection(_message.Message):
+    __slots__ = ("name", "dimension", "metric", "shards", "created_ts")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_TS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dimension: int
+    metric: Metric
+    shards: _containers.RepeatedScalarFieldContainer[int]
+    created_ts: int
+    def __init__(self, name: _Optional[str] = ..., dimension: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., shards: _Optional[_Iterable[int]] = ..., created_ts: _Optional[int] = ...) -> None: ...
+
+class CreateCollectionRequest(_message.Message):
+    __slots__ = ("name", "dimension", "metric", "shards", "if_absent")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    IF_ABSENT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dimension: int
+    metric: Metric
+    shards: int
+    if_absent: bool
+    def __init__(self, name: _Optional[str] = ..., dimension: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., shards: _Optional[int] = ..., if_absent: _Optional[bool] = ...) -> None: ...
+
+class ListCollectionsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListCollectionsResponse(_message.Message):
+    __slots__ = ("collections",)
+    COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    collections: _containers.RepeatedCompositeFieldContainer[Collection]
+    def __init__(self, collections: _Optional[_Iterable[_Union[Collection, _Mapping]]] = ...) -> None: ...
+
+class GetCollectionRequest(_message.Message):
+    __slots__ = ("name", "include_stats")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_STATS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    include_stats: bool
+    def __init__(self, name: _Optional[str] = ..., include_stats: _Optional[bool] = ...) -> None: ...
+
+class CollectionStats(_message.Message):
+    __slots__ = ("rows", "rows_indexed", "segments", "bytes_memory", "bytes_disk")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_INDEXED_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DISK_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    rows_indexed: int
+    segments: int
+    bytes_memory: int
+    bytes_disk: int
+    def __init__(self, rows: _Optional[int] = ..., rows_indexed: _Optional[int] = ..., segments: _Optional[int] = ..., bytes_memory: _Optional[int] = ..., bytes_disk: _Optional[int] = ...) -> None: ...
+
+class GetCollectionResponse(_message.Message):
+    __slots__ = ("collection", "stats")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    collection: Collection
+    stats: CollectionStats
+    def __init__(self, collection: _Optional[_Union[Collection, _Mapping]] = ..., stats: _Optional[_Union[CollectionStats, _Mapping]] = ...) -> None: ...
+
+class DropCollectionRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DropCollectionResponse(_message.Message):
+    __slots__ = ("commit_ts",)
+    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    commit_ts: int
+    def __init__(self, commit_ts: _Optional[int] = ...) -> None: ...

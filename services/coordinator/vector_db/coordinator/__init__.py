@@ -1,0 +1,1 @@
+"""The sequencer of each domain: 2PC decisions, the clock, catalog, placement."""

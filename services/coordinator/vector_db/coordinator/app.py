@@ -1,0 +1,280 @@
+"""The coordinator service: waits in standby, surveys the workers, leads a term until it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import uuid
+from typing import Any
+
+import structlog
+from prometheus_client import Gauge
+
+from vector_db.common.core.messages import (
+    AnyMessage,
+    Beat,
+    Durable,
+    Member,
+    NeedTakeover,
+    Promise,
+    PromiseRequest,
+    Takeover,
+    Vote,
+)
+from vector_db.common.core.subjects import (
+    beats,
+    decision_log,
+    members,
+    promise_replies,
+    promises,
+    sequencer,
+    shard_log,
+    votes,
+)
+from vector_db.common.model.errors import StartupError
+from vector_db.common.ports import BusTimeout, BusUnavailable, Subscription
+from vector_db.common.service.config import Config
+from vector_db.common.service.runtime import Runtime, Service
+from vector_db.coordinator.core.sequencer import Sequencer
+from vector_db.coordinator.core.takeover import ClusterMismatch, Survey
+from vector_db.coordinator.requests import Requests
+from vector_db.coordinator.term import Term, TermLost
+
+BEAT_TIMEOUT_S = 1.5
+"""Silence of the sequencer after which a standby coordinator seeks a new term, plus jitter."""
+SURVEY_REPEAT_S = 0.2
+BOOTSTRAP_GRACE_S = 1.0
+"""How long a new cluster waits for workers that know an older one."""
+MEMBER_TIMEOUT_S = 3.0
+COMPLAINT_S = 5.0
+
+
+class Coordinator:
+    """One coordinator of domain 0."""
+
+    name = "coordinator"
+
+    def __init__(self, runtime: Runtime, config: Config) -> None:
+        self._runtime = runtime
+        self._bus = runtime.bus
+        self._clock = runtime.clock
+        self._shard_count = config.sharding.shard_count
+        self._id = uuid.uuid4().hex
+        self._log = structlog.get_logger("vector_db.coordinator").bind(coordinator=self._id)
+        self._subscriptions: list[Subscription] = []
+        self._members: dict[str, tuple[float, Member]] = {}
+        self._term: Term | None = None
+        self._survey: Survey | None = None
+        self._survey_changed = asyncio.Event()
+        self._highest_term = 0
+        self._cluster_id = ""
+        self._heard_beat_s = self._clock.monotonic_s()
+        self._leading = asyncio.Event()
+        self._waits_for = "the first survey"
+        self._wall_base = (self._clock.wall_ms(), self._clock.monotonic_s())
+        self._runner: asyncio.Task[None] | None = None
+        self._g_term = Gauge(
+            "vector_db_coordinator_term", "Term that is led, 0 in standby", registry=runtime.metrics
+        )
+        self._g_undecided = Gauge(
+            "vector_db_coordinator_undecided", "Undecided transactions", registry=runtime.metrics
+        )
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Return once a term is led, or another coordinator's beat is heard."""
+        bus = self._bus
+        self._subscriptions = [
+            await bus.subscribe(votes(), self._on_vote),
+            await bus.subscribe(beats(), self._on_beat),
+            await bus.subscribe(members(), self._on_member),
+            await bus.subscribe(promise_replies(self._id), self._on_promise),
+        ]
+        self._runner = asyncio.create_task(self._cycle(), name="coordinator")
+        ready = asyncio.create_task(self._leading.wait())
+        try:
+            await asyncio.wait({ready, self._runner}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if self._runner.done():
+            self._runner.result()
+
+    async def run(self) -> None:
+        """Until cancelled; raises what ends the coordinator."""
+        if self._runner is None:
+            raise RuntimeError("start() comes first")
+        await asyncio.shield(self._runner)
+
+    async def stop(self) -> None:
+        """Stop leading; a standby takes over, or the next start does."""
+        if self._runner is not None and not self._runner.done():
+            self._runner.cancel()
+            await asyncio.wait({self._runner})
+        for subscription in self._subscriptions:
+            await subscription.close()
+
+    def health(self) -> dict[str, Any]:
+        """Ready while leading, or while another coordinator leads."""
+        if self._term is not None:
+            led = self._term.sequencer
+            facts = {"term": led.term, "stable_ts": led.stable_ts, **led.counts()}
+            return {"ready": led.stable_ts > 0, "role": "sequencer", **facts}
+        quiet_s = self._clock.monotonic_s() - self._heard_beat_s
+        standby = self._leading.is_set() and quiet_s < BEAT_TIMEOUT_S
+        return {"ready": standby, "role": "standby", "waits_for": self._waits_for}
+
+    # --- inputs -----------------------------------------------------------------------------------
+
+    def _on_vote(self, message: AnyMessage) -> None:
+        if isinstance(message, Vote | Durable | NeedTakeover):
+            self._see_term(message.term)
+            if self._term is not None:
+                self._term.on_message(message)
+
+    def _on_beat(self, message: AnyMessage) -> None:
+        if isinstance(message, Beat) and message.coordinator != self._id:
+            self._heard_beat_s = self._clock.monotonic_s()
+            self._see_term(message.term)
+            self._cluster_id = self._cluster_id or message.cluster_id
+
+    def _on_member(self, message: AnyMessage) -> None:
+        if isinstance(message, Member):
+            self._members[message.worker] = (self._clock.monotonic_s(), message)
+            self._see_term(message.term)
+
+    def _on_promise(self, message: AnyMessage) -> None:
+        if isinstance(message, Promise) and self._survey is not None:
+            self._see_term(message.promised)
+            self._survey.promise(message)
+            self._survey_changed.set()
+            if message.worker not in self._members:
+                # Alive, and the first heartbeat may be half a second away.
+                self._on_member(
+                    Member(message.worker, message.promised, True, "", (), message.cursor)
+                )
+
+    def _see_term(self, term: int) -> None:
+        self._highest_term = max(self._highest_term, term)
+        if self._term is not None and term > self._term.sequencer.term:
+            self._term.lose(f"term {term} has begun")
+
+    def _alive(self) -> list[Member]:
+        limit = self._clock.monotonic_s() - MEMBER_TIMEOUT_S
+        return [m for seen_s, m in self._members.values() if seen_s >= limit]
+
+    def _wall_ms(self) -> int:
+        """Wall time that does not jump with the system clock."""
+        base_ms, base_s = self._wall_base
+        return base_ms + int((self._clock.monotonic_s() - base_s) * 1000)
+
+    # --- the cycle --------------------------------------------------------------------------------
+
+    async def _cycle(self) -> None:
+        await self._standby(0.0 if self._runtime.sole else BEAT_TIMEOUT_S)
+        while True:
+            try:
+                sequencer_ = await self._campaign()
+                if sequencer_ is not None:
+                    await self._lead(sequencer_)
+            except TermLost as lost:
+                self._log.warning("the term is over", reason=str(lost))
+            except (BusUnavailable, BusTimeout) as error:
+                self._log.warning("no new term yet", error=str(error))
+                await asyncio.sleep(SURVEY_REPEAT_S)
+            await self._standby(SURVEY_REPEAT_S)
+
+    async def _standby(self, quiet_s: float) -> None:
+        """Until no beat of another coordinator was heard for a while."""
+        started = self._clock.monotonic_s()
+        while True:
+            now = self._clock.monotonic_s()
+            heard = self._heard_beat_s > started
+            limit_s = BEAT_TIMEOUT_S * (1 + random.random() / 2) if heard else quiet_s
+            since = self._heard_beat_s if heard else started
+            if now - since >= limit_s:
+                return
+            if heard:
+                self._leading.set()
+                self._waits_for = "the other coordinator's silence"
+            await asyncio.sleep(min(0.1, limit_s))
+
+    async def _campaign(self) -> Sequencer | None:
+        """Survey the workers for a new term; None when a higher term is about."""
+        term = self._highest_term + 1
+        self._highest_term = term
+        survey = self._survey = Survey(term, self._cluster_id)
+        started = self._clock.monotonic_s()
+        complained = started
+        try:
+            while True:
+                request = PromiseRequest(term, self._id, self._cluster_id)
+                self._survey_changed.clear()
+                await self._bus.publish(promises(), request)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._survey_changed.wait(), SURVEY_REPEAT_S)
+                if survey.refused_term or self._highest_term > term:
+                    return None
+                takeover = await self._takeover(survey, self._clock.monotonic_s() - started)
+                if takeover is not None:
+                    return await self._begin(survey, takeover)
+                now = self._clock.monotonic_s()
+                if now - complained > COMPLAINT_S:
+                    complained = now
+                    self._log.warning("no new term yet", waits_for=self._waits_for)
+        except ClusterMismatch as mismatch:
+            raise StartupError(str(mismatch)) from mismatch
+        finally:
+            self._survey = None
+
+    async def _takeover(self, survey: Survey, elapsed_s: float) -> Takeover | None:
+        if survey.complete():
+            return survey.takeover()
+        if not survey.is_fresh():
+            self._waits_for = (
+                f"a majority of shards {survey.missing()}" if survey.workers else "shard workers"
+            )
+            return None
+        if not self._runtime.sole and elapsed_s < BOOTSTRAP_GRACE_S:
+            return None
+        if not self._runtime.sole and any(
+            name.startswith("VDB_TXN_") for name in await self._bus.log_names()
+        ):
+            self._waits_for = (
+                "the shard workers of the cluster that the broker's logs belong to (only new, "
+                "empty workers answer; to begin anew, remove the broker's VDB_* streams)"
+            )
+            return None
+        return survey.bootstrap(uuid.uuid4().hex)
+
+    async def _begin(self, survey: Survey, takeover: Takeover) -> Sequencer:
+        """Make the term's logs and its sequencer."""
+        wall_ms = max(self._clock.wall_ms(), survey.wall_ms())
+        self._wall_base = (wall_ms, self._clock.monotonic_s())
+        self._cluster_id = takeover.cluster_id
+        await self._bus.create_log(decision_log(survey.term))
+        for shard in takeover.replicas:
+            await self._bus.create_log(shard_log(survey.term, shard))
+        return Sequencer(survey.term, takeover, wall_ms)
+
+    async def _lead(self, sequencer_: Sequencer) -> None:
+        term = Term(self._bus, self._id, sequencer_, self._wall_ms)
+        requests = Requests(self._bus, term, self._shard_count, self._alive)
+        self._g_term.set(sequencer_.term)
+        self._g_undecided.set_function(lambda: sequencer_.counts()["undecided"])
+        serving = await self._bus.serve(sequencer(), requests.handle)
+        self._log.info("leads", term=sequencer_.term, shards=len(sequencer_.state.replicas))
+        self._term = term
+        self._leading.set()
+        try:
+            await term.lead()
+        finally:
+            self._term = None
+            self._g_term.set(0)
+            await serving.close()
+
+
+def build(runtime: Runtime, config: Config) -> Service:
+    """The coordinator service."""
+    return Coordinator(runtime, config)

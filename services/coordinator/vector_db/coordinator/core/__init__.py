@@ -1,0 +1,1 @@
+"""Pure machines of the coordinator: sequencer, takeover, placement of new shards."""

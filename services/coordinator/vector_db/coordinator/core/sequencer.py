@@ -1,0 +1,349 @@
+"""The sequencer of one domain in one term: counts votes, decides, orders, releases outcomes.
+
+A pure machine (architecture, section 4, steps 3 and 5): the shell feeds it events with the time and
+carries out its `Effects`. Owns these invariants:
+
+- every decision takes the next n of this term and names the one before; nothing is decided twice;
+- COMMIT needs YES from a majority of the replicas of every participant shard, and none is written
+  past its transaction's deadline;
+- an outcome is released only once its decision is durable on a majority of some shard it concerns,
+  in commit order, and `stable_ts` is the highest released.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+
+from vector_db.common.core.domain import DomainState, majority
+from vector_db.common.core.messages import (
+    Abort,
+    Commit,
+    CreateCollection,
+    Decision,
+    DecisionRecord,
+    DropCollection,
+    Durable,
+    Outcome,
+    SetPlacement,
+    Takeover,
+    TxnStatus,
+    Vote,
+)
+from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.model.ids import make_ts
+
+DECISIONS_PER_RECORD_MAX = 1024
+DECIDED_MEMORY_MS = 600_000
+"""How long outcomes are told to askers after their deadline."""
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """What the votes said so far."""
+
+    txn_id: bytes
+    participants: tuple[int, ...]
+    gateway: str
+    deadline_ms: int
+    catalog_ts: int
+    collections: set[int] = field(default_factory=set)
+    yes: dict[int, set[str]] = field(default_factory=dict)
+    no: dict[int, set[str]] = field(default_factory=dict)
+    deleted: dict[int, int] = field(default_factory=dict)
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer to the catalog request that `token` stands for."""
+
+    token: int
+    ts: int
+    collection: Collection | None
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the shell has to do: tell outcomes to gateways, answer catalog requests."""
+
+    outcomes: list[tuple[str, Outcome]] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    stable_advanced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreleased:
+    """A decision that is written and waits for durability."""
+
+    ts: int
+    shards: tuple[int, ...]
+    gateway: str = ""
+    outcome: Outcome | None = None
+    reply: Reply | None = None
+
+
+class Sequencer:
+    """One domain, one term. Made by a takeover; a term that is lost is never resumed."""
+
+    def __init__(self, term: int, takeover: Takeover, wall_ms: int) -> None:
+        """`takeover` is the first decision of the term; it is in the first record."""
+        self.term = term
+        self.cluster_id = takeover.cluster_id
+        self.state = DomainState().after(takeover)
+        self.wall_ms = wall_ms
+        self.stable_ts = 0
+        self._next_n = 1
+        self._prev_ts = takeover.base
+        self._queue: list[Decision] = [takeover]
+        self._transactions: dict[bytes, _Transaction] = {}
+        self._deadlines: list[tuple[int, bytes]] = []
+        self._decided: dict[bytes, tuple[int, TxnStatus]] = {}
+        self._decided_order: deque[bytes] = deque()
+        self._cursors: dict[str, int] = {}
+        self._flushed: dict[int, dict[str, int]] = {}
+        self._decision_seqs: dict[str, int] = {}
+        self._unreleased: deque[_Unreleased] = deque(
+            [_Unreleased(takeover.ts, tuple(self.state.replicas))]
+        )
+        self._placing: tuple[int, tuple[int, ...]] | None = None
+        self._awaiting_placement: list[Reply] = []
+        self._in_force = self.state.replicas
+
+    # --- events ---------------------------------------------------------------------------------
+
+    def vote(self, vote: Vote, now_ms: int) -> Effects:
+        """Count one vote; decides as soon as it can be decided."""
+        effects = Effects()
+        if vote.term != self.term or vote.txn_id in self._decided:
+            return effects
+        if vote.worker not in self._in_force.get(vote.shard, ()):
+            return effects
+        self._advance_wall(now_ms)
+        if vote.deadline_ms + DECIDED_MEMORY_MS <= self.wall_ms:
+            # It may have been decided and forgotten: never count it again, only let the voter drop
+            # it
+            # (a worker that has applied a COMMIT ignores what comes later for that transaction).
+            ts = self._take_ts()
+            self._decide(Abort(ts, vote.txn_id, vote.participants, "unavailable", "deadline"))
+            return effects
+        txn = self._transactions.get(vote.txn_id)
+        if txn is None:
+            txn = _Transaction(
+                vote.txn_id, vote.participants, vote.gateway, vote.deadline_ms, vote.catalog_ts
+            )
+            self._transactions[vote.txn_id] = txn
+            heapq.heappush(self._deadlines, (vote.deadline_ms, vote.txn_id))
+        if vote.yes:
+            txn.yes.setdefault(vote.shard, set()).add(vote.worker)
+            txn.collections.update(vote.collections)
+            txn.deleted[vote.shard] = vote.deleted
+        else:
+            txn.no.setdefault(vote.shard, set()).add(vote.worker)
+            # A reason that no retry mends tells the client more than a conflict does.
+            if not txn.reason or txn.reason == "conflict":
+                txn.reason, txn.detail = vote.reason, vote.detail
+        self._maybe_decide(txn, now_ms, effects)
+        return effects
+
+    def durable(self, durable: Durable) -> Effects:
+        """A worker's cursor moved: release what that makes durable."""
+        effects = Effects()
+        if durable.term != self.term:
+            return effects
+        self._cursors[durable.worker] = max(self._cursors.get(durable.worker, 0), durable.cursor)
+        for shard, seq in durable.flushed.items():
+            self._flushed.setdefault(shard, {})[durable.worker] = seq
+        self._decision_seqs[durable.worker] = durable.decision_seq
+        self._release(effects)
+        return effects
+
+    def tick(self, now_ms: int) -> Effects:
+        """Abort what passed its deadline; forget old outcomes."""
+        effects = Effects()
+        self._advance_wall(now_ms)
+        while self._deadlines and self._deadlines[0][0] <= self.wall_ms:
+            _, txn_id = heapq.heappop(self._deadlines)
+            txn = self._transactions.get(txn_id)
+            if txn is not None:
+                self._abort(txn, txn.reason or "unavailable", txn.detail or "deadline", effects)
+        while self._decided_order:
+            oldest = self._decided_order[0]
+            if self._decided[oldest][0] + DECIDED_MEMORY_MS > self.wall_ms:
+                break
+            del self._decided[self._decided_order.popleft()]
+        return effects
+
+    def create_collection(
+        self,
+        name: str,
+        dimension: int,
+        metric: Metric,
+        shards: tuple[int, ...],
+        replicas: dict[int, tuple[str, ...]],
+        token: int,
+    ) -> Effects:
+        """Decide a new collection on `shards`; `replicas` is the placement that it needs.
+
+        The shell has checked the name and chosen the shards; a placement that differs from today's
+        is decided first, and the collection is answered for once it is in force.
+        """
+        effects = Effects()
+        known = tuple(self.state.replicas)
+        if replicas != self.state.replicas:
+            ts = self._take_ts()
+            # Until the change is in force only the old shards are sure to be surveyed.
+            known = known or tuple(replicas)
+            self._placing = (ts, tuple(replicas))
+            self._decide(SetPlacement(ts, replicas))
+            self._unreleased.append(_Unreleased(ts, known))
+        ts = self._take_ts()
+        collection = Collection(ts, name, dimension, metric, shards)
+        self._decide(CreateCollection(ts, collection))
+        reply = Reply(token, ts, collection)
+        self._unreleased.append(_Unreleased(ts, known, reply=reply))
+        self._release(effects)
+        return effects
+
+    def drop_collection(self, collection: Collection, token: int) -> Effects:
+        """Decide the end of a collection; undecided transactions on it are aborted."""
+        effects = Effects()
+        ts = self._take_ts()
+        self._decide(DropCollection(ts, collection.id))
+        reply = Reply(token, ts, collection)
+        self._unreleased.append(_Unreleased(ts, tuple(self.state.replicas), reply=reply))
+        for txn in [t for t in self._transactions.values() if collection.id in t.collections]:
+            self._abort(txn, "not_found", f"collection {collection.name} was dropped", effects)
+        self._release(effects)
+        return effects
+
+    # --- what the shell asks --------------------------------------------------------------------
+
+    @property
+    def placement_settled(self) -> bool:
+        """False while the last placement change is not in force; the next one has to wait."""
+        return self._placing is None
+
+    def has_decisions(self) -> bool:
+        """Whether `take_record` would give one."""
+        return bool(self._queue)
+
+    def take_record(self, now_ms: int) -> DecisionRecord:
+        """The next record to append: everything decided and not yet taken, in order."""
+        self._advance_wall(now_ms)
+        taken, self._queue = (
+            self._queue[:DECISIONS_PER_RECORD_MAX],
+            self._queue[DECISIONS_PER_RECORD_MAX:],
+        )
+        record = DecisionRecord(self.term, self._prev_ts, self.wall_ms, tuple(taken))
+        self._prev_ts = record.last_ts
+        return record
+
+    def status(self, txn_id: bytes) -> TxnStatus:
+        """What this term knows of a transaction."""
+        if txn_id in self._decided:
+            return self._decided[txn_id][1]
+        return TxnStatus("pending" if txn_id in self._transactions else "unknown")
+
+    def floor_ts(self) -> int:
+        """Every placed worker is durable up to here; 0 while one was not heard in this term."""
+        workers = self.state.workers()
+        return min((self._cursors.get(w, 0) for w in workers), default=0)
+
+    def trim_points(self) -> tuple[dict[int, int], int]:
+        """Per shard, and for the decision log, the sequence that every replica has in its own
+        WAL."""
+        shards = {}
+        for shard, workers in self.state.replicas.items():
+            known = self._flushed.get(shard, {})
+            shards[shard] = min((known.get(w, 0) for w in workers), default=0)
+        placed = self.state.workers()
+        return shards, min((self._decision_seqs.get(w, 0) for w in placed), default=0)
+
+    def counts(self) -> dict[str, int]:
+        """A few facts for health and metrics."""
+        return {
+            "undecided": len(self._transactions),
+            "unreleased": len(self._unreleased),
+            "queued": len(self._queue),
+        }
+
+    # --- transitions ----------------------------------------------------------------------------
+
+    def _advance_wall(self, now_ms: int) -> None:
+        self.wall_ms = max(self.wall_ms, now_ms)
+
+    def _take_ts(self) -> int:
+        ts = make_ts(self.term, self._next_n)
+        self._next_n += 1
+        return ts
+
+    def _decide(self, decision: Decision) -> None:
+        self._queue.append(decision)
+        self.state = self.state.after(decision)
+
+    def _maybe_decide(self, txn: _Transaction, now_ms: int, effects: Effects) -> None:
+        for shard, no in txn.no.items():
+            replicas = self._in_force.get(shard, ())
+            if len(replicas) - len(no) < majority(len(replicas)):
+                self._abort(txn, txn.reason, txn.detail, effects)
+                return
+        for shard in txn.participants:
+            replicas = self._in_force.get(shard, ())
+            if not replicas or len(txn.yes.get(shard, ())) < majority(len(replicas)):
+                return
+        self._advance_wall(now_ms)
+        if txn.deadline_ms <= self.wall_ms:
+            self._abort(txn, "unavailable", "deadline", effects)
+            return
+        gone = [c for c in txn.collections if c not in self.state.collections]
+        if gone:
+            self._abort(txn, "not_found", "the collection was dropped", effects)
+            return
+        ts = self._take_ts()
+        deleted = sum(txn.deleted.values())
+        self._decide(Commit(ts, txn.txn_id, txn.participants))
+        self._remember(txn, TxnStatus("committed", ts, deleted=deleted))
+        outcome = Outcome(txn.txn_id, ts, deleted)
+        self._unreleased.append(_Unreleased(ts, txn.participants, txn.gateway, outcome))
+
+    def _abort(self, txn: _Transaction, reason: str, detail: str, effects: Effects) -> None:
+        ts = self._take_ts()
+        self._decide(Abort(ts, txn.txn_id, txn.participants, reason, detail))
+        self._remember(txn, TxnStatus("aborted", 0, reason, detail))
+        effects.outcomes.append((txn.gateway, Outcome(txn.txn_id, 0, 0, reason, detail)))
+
+    def _remember(self, txn: _Transaction, status: TxnStatus) -> None:
+        del self._transactions[txn.txn_id]
+        self._decided[txn.txn_id] = (txn.deadline_ms, status)
+        self._decided_order.append(txn.txn_id)
+
+    def _durable_on(self, shard: int, ts: int) -> bool:
+        reached = {w for w, cursor in self._cursors.items() if cursor >= ts}
+        return self.state.has_majority(shard, reached)
+
+    def _release(self, effects: Effects) -> None:
+        if self._placing is not None:
+            ts, shards = self._placing
+            if all(self._durable_on(s, ts) for s in shards):
+                # The new shards count from here on: every majority of every shard knows of them.
+                self._in_force = self.state.replicas
+                self._placing = None
+                effects.replies.extend(self._awaiting_placement)
+                self._awaiting_placement = []
+        while self._unreleased:
+            head = self._unreleased[0]
+            if head.shards and not any(self._durable_on(s, head.ts) for s in head.shards):
+                return
+            self._unreleased.popleft()
+            self.stable_ts = head.ts
+            effects.stable_advanced = True
+            if head.outcome is not None:
+                effects.outcomes.append((head.gateway, head.outcome))
+            if head.reply is not None:
+                if self._placing is None:
+                    effects.replies.append(head.reply)
+                else:
+                    self._awaiting_placement.append(head.reply)

@@ -1,0 +1,146 @@
+"""What others ask of the sequencer: catalog changes, transaction status, strong reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from vector_db.common.core.domain import majority
+from vector_db.common.core.messages import (
+    AnyMessage,
+    CatalogReply,
+    CatalogRequest,
+    ConfirmReply,
+    ConfirmRequest,
+    CreateCollectionRequest,
+    DropCollectionRequest,
+    Member,
+    StrongReply,
+    StrongRequest,
+    TxnStatusRequest,
+)
+from vector_db.common.core.placement import place_collection
+from vector_db.common.core.subjects import worker
+from vector_db.common.model.collection import Metric
+from vector_db.common.model.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    VectorDBError,
+)
+from vector_db.common.model.ids import validate_collection_name
+from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
+from vector_db.coordinator.term import CATALOG_TIMEOUT_S, ShardChoice, Term
+
+CONFIRM_TIMEOUT_S = 2.0
+
+
+class Requests:
+    """Answers for one term. `members` gives the workers that are alive now."""
+
+    def __init__(
+        self, bus: Bus, term: Term, shard_count: int, members: Callable[[], list[Member]]
+    ) -> None:
+        self._bus = bus
+        self._term = term
+        self._shard_count = shard_count
+        self._members = members
+
+    async def handle(self, message: AnyMessage) -> AnyMessage:
+        """One request's answer.
+
+        :raises VectorDBError: what the asker should know.
+        """
+        match message:
+            case CatalogRequest():
+                return self._catalog()
+            case CreateCollectionRequest():
+                await self._create(message)
+                return self._catalog()
+            case DropCollectionRequest():
+                collection = self._term.state.by_name(message.name)
+                if collection is None:
+                    raise NotFound(f"collection {message.name!r} does not exist")
+                await self._term.drop(collection)
+                return self._catalog()
+            case TxnStatusRequest():
+                return self._term.sequencer.status(message.txn_id)
+            case StrongRequest():
+                return await self._strong()
+            case _:
+                raise InvalidArgument(f"the sequencer does not answer {type(message).__name__}")
+
+    def _catalog(self) -> CatalogReply:
+        sequencer = self._term.sequencer
+        return CatalogReply(
+            term=sequencer.term,
+            catalog_ts=sequencer.state.catalog_ts,
+            stable_ts=sequencer.stable_ts,
+            wall_ms=sequencer.wall_ms,
+            collections=tuple(sequencer.state.collections.values()),
+            replicas=sequencer.state.replicas,
+            workers=tuple(self._members()),
+        )
+
+    async def _create(self, asked: CreateCollectionRequest) -> None:
+        validate_collection_name(asked.name)
+        try:
+            await self._term.create(
+                asked.name, asked.dimension, Metric(asked.metric), lambda: self._choose(asked)
+            )
+        except AlreadyExists:
+            existing = self._term.state.by_name(asked.name)
+            if not asked.if_absent or existing is None:
+                raise
+            await self._term.wait_stable(existing.id, CATALOG_TIMEOUT_S)
+
+    def _choose(self, asked: CreateCollectionRequest) -> ShardChoice:
+        """The shards of a new collection; runs under the catalog lock."""
+        if self._term.state.by_name(asked.name) is not None:
+            raise AlreadyExists(f"collection {asked.name!r} exists already")
+        if not self._term.sequencer.placement_settled:
+            raise Unavailable("the placement is changing, try again")
+        alive = sorted(m.worker for m in self._members() if m.ready)
+        if not alive:
+            raise Unavailable("no shard worker is alive")
+        count = asked.shards or min(len(alive), self._shard_count)
+        if count > self._shard_count:
+            raise InvalidArgument(
+                f"shards: {count} asked, the limit is VECTOR_DB_SHARD_COUNT = {self._shard_count}"
+            )
+        try:
+            shards, replicas = place_collection(
+                asked.name, count, self._shard_count, self._term.state.replicas, alive
+            )
+        except ValueError as error:
+            raise Unavailable(str(error)) from error
+        dead = {w for ws in self._term.state.replicas.values() for w in ws} - set(alive)
+        if dead and replicas != self._term.state.replicas:
+            raise Unavailable(
+                "a new shard must be placed, which every shard worker confirms; "
+                f"not alive: {', '.join(sorted(dead))}"
+            )
+        return shards, replicas
+
+    async def _strong(self) -> StrongReply:
+        """`stable_ts`, once a majority of some shard confirms that this term is still theirs."""
+        sequencer = self._term.sequencer
+        stable_ts = sequencer.stable_ts
+        shards = sorted(sequencer.state.replicas.items())
+        for _, workers in shards:
+            confirmed = await asyncio.gather(*(self._confirm(w) for w in workers))
+            if sum(confirmed) >= majority(len(workers)):
+                return StrongReply(sequencer.term, stable_ts)
+        if shards:
+            raise Unavailable("no majority of any shard confirms the sequencer's term")
+        return StrongReply(sequencer.term, stable_ts)
+
+    async def _confirm(self, worker_id: str) -> bool:
+        request = ConfirmRequest(self._term.sequencer.term)
+        try:
+            reply = await self._bus.request(worker(worker_id), request, CONFIRM_TIMEOUT_S)
+        except (BusTimeout, BusUnavailable, NoResponders, VectorDBError):
+            # No answer is no confirmation; the majority decides.
+            return False
+        return isinstance(reply, ConfirmReply) and reply.confirmed

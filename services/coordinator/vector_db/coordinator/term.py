@@ -1,0 +1,277 @@
+"""One term of one domain, led: publishes decisions, tells outcomes, beats, trims.
+
+Owns the promise that the bytes of a record are appended again unchanged until the broker has them
+or the term is lost; a term that is lost is never resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+
+import structlog
+
+from vector_db.common.core.domain import DomainState
+from vector_db.common.core.messages import Beat, Durable, NeedTakeover, Outcome, Vote
+from vector_db.common.core.subjects import beats, decision_log, outcomes, shard_log
+from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.model.errors import Unavailable
+from vector_db.common.model.ids import make_ts
+from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, LogMissing
+from vector_db.coordinator.core.sequencer import Effects, Sequencer
+
+PUBLISH_TIMEOUT_S = 2.0
+PUBLISH_RETRY_S = 0.1
+BEAT_S = 0.1
+"""A beat at least this often; at most every `BEAT_PAUSE_S` when `stable_ts` moves."""
+BEAT_PAUSE_S = 0.005
+TICK_S = 0.05
+TRIM_S = 2.0
+CATALOG_TIMEOUT_S = 10.0
+
+
+class TermLost(Exception):
+    """This term is over; the reason goes to the log, and the coordinator seeks a new one."""
+
+
+class Term:
+    """Drives one `Sequencer` until the term is lost."""
+
+    def __init__(
+        self, bus: Bus, coordinator: str, sequencer: Sequencer, wall_ms: Callable[[], int]
+    ) -> None:
+        self._bus = bus
+        self._coordinator = coordinator
+        self.sequencer = sequencer
+        self._wall_ms = wall_ms
+        self._log = structlog.get_logger("vector_db.coordinator").bind(term=sequencer.term)
+        self._decisions = asyncio.Event()
+        self._stable = asyncio.Event()
+        self._outbox: defaultdict[str, list[Outcome]] = defaultdict(list)
+        self._outcomes = asyncio.Event()
+        self._replies: dict[int, asyncio.Future[Collection | None]] = {}
+        self._next_token = 1
+        self._catalog_lock = asyncio.Lock()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stable_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._swept = False
+
+    @property
+    def state(self) -> DomainState:
+        return self.sequencer.state
+
+    # --- inputs ----------------------------------------------------------------------------------
+
+    def on_message(self, message: object) -> None:
+        """A vote, a durable cursor, or a cry for help."""
+        match message:
+            case Vote():
+                self._carry_out(self.sequencer.vote(message, self._wall_ms()))
+            case Durable():
+                self._carry_out(self.sequencer.durable(message))
+            case NeedTakeover() if message.term == self.sequencer.term:
+                self.lose(f"{message.sender}: {message.reason}")
+            case _:
+                pass
+
+    def lose(self, reason: str) -> None:
+        """End the term."""
+        if not self._lost.done():
+            self._lost.set_exception(TermLost(reason))
+
+    async def create(
+        self, name: str, dimension: int, metric: Metric, choose: Callable[[], ShardChoice]
+    ) -> Collection:
+        """Create a collection; `choose` picks its shards once the last placement is settled.
+
+        :raises Unavailable: the term ends before it is decided and durable.
+        """
+        async with self._catalog_lock:
+            shards, replicas = choose()
+            for shard in replicas.keys() - self.state.replicas.keys():
+                await self._bus.create_log(shard_log(self.sequencer.term, shard))
+            token, future = self._expect_reply()
+            self._carry_out(
+                self.sequencer.create_collection(name, dimension, metric, shards, replicas, token)
+            )
+            collection = await self._reply(future)
+        if collection is None:
+            raise Unavailable("the collection was not created")
+        return collection
+
+    async def drop(self, collection: Collection) -> int:
+        """Drop a collection: the drop's commit_ts."""
+        async with self._catalog_lock:
+            token, future = self._expect_reply()
+            self._carry_out(self.sequencer.drop_collection(collection, token))
+            await self._reply(future)
+            return self.sequencer.state.catalog_ts
+
+    async def wait_stable(self, ts: int, timeout_s: float) -> None:
+        """Until `stable_ts` reaches `ts`.
+
+        :raises Unavailable: it does not in time.
+        """
+        if self.sequencer.stable_ts >= ts:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stable_waiters.append((ts, future))
+        try:
+            await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise Unavailable("the catalog is not durable yet") from None
+
+    def _expect_reply(self) -> tuple[int, asyncio.Future[Collection | None]]:
+        token = self._next_token
+        self._next_token += 1
+        future: asyncio.Future[Collection | None] = asyncio.get_running_loop().create_future()
+        self._replies[token] = future
+        return token, future
+
+    async def _reply(self, future: asyncio.Future[Collection | None]) -> Collection | None:
+        try:
+            return await asyncio.wait_for(future, CATALOG_TIMEOUT_S)
+        except TimeoutError:
+            raise Unavailable(
+                "the catalog change is decided, but not every shard worker confirmed it yet"
+            ) from None
+
+    # --- outputs ----------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: Effects) -> None:
+        for gateway, outcome in effects.outcomes:
+            self._outbox[gateway].append(outcome)
+        if effects.outcomes:
+            self._outcomes.set()
+        for reply in effects.replies:
+            future = self._replies.pop(reply.token, None)
+            if future is not None and not future.done():
+                future.set_result(reply.collection)
+        if effects.stable_advanced:
+            self._stable.set()
+            stable_ts = self.sequencer.stable_ts
+            for ts, waiter in self._stable_waiters:
+                if ts <= stable_ts and not waiter.done():
+                    waiter.set_result(None)
+            self._stable_waiters = [w for w in self._stable_waiters if not w[1].done()]
+        if self.sequencer.has_decisions():
+            self._decisions.set()
+
+    def _beat(self, told: tuple[Outcome, ...] = ()) -> Beat:
+        sequencer = self.sequencer
+        return Beat(
+            term=sequencer.term,
+            coordinator=self._coordinator,
+            cluster_id=sequencer.cluster_id,
+            stable_ts=sequencer.stable_ts,
+            catalog_ts=sequencer.state.catalog_ts,
+            wall_ms=self._wall_ms(),
+            floor_ts=sequencer.floor_ts(),
+            outcomes=told,
+        )
+
+    async def lead(self) -> None:
+        """Until the term is lost.
+
+        :raises TermLost: why.
+        """
+        self._decisions.set()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for part in (self._publish, self._tell, self._beats, self._ticks, self._trims):
+                    tasks.create_task(part(), name=f"term.{part.__name__}")
+                await self._lost
+        except* TermLost as lost:
+            raise TermLost(str(lost.exceptions[0])) from None
+        finally:
+            for future in self._replies.values():
+                if not future.done():
+                    future.set_exception(Unavailable("the coordinator changed, try again"))
+            self._replies.clear()
+
+    async def _publish(self) -> None:
+        log = decision_log(self.sequencer.term)
+        while True:
+            await self._decisions.wait()
+            self._decisions.clear()
+            while self.sequencer.has_decisions():
+                record = self.sequencer.take_record(self._wall_ms())
+                while True:
+                    try:
+                        await self._bus.append_acked(log, record, PUBLISH_TIMEOUT_S)
+                        break
+                    except LogMissing as missing:
+                        raise TermLost(f"the decision log is gone: {missing}") from missing
+                    except (BusTimeout, BusUnavailable) as error:
+                        # Not known whether the broker has it: the same bytes again do no harm.
+                        self._log.warning("a decision is published again", error=str(error))
+                        await asyncio.sleep(PUBLISH_RETRY_S)
+
+    async def _tell(self) -> None:
+        while True:
+            await self._outcomes.wait()
+            self._outcomes.clear()
+            outbox, self._outbox = self._outbox, defaultdict(list)
+            for gateway, told in outbox.items():
+                try:
+                    await self._bus.publish(outcomes(gateway), self._beat(tuple(told)))
+                except BusUnavailable:
+                    # The gateway asks for the status of what it was not told.
+                    self._log.warning("the broker is away, outcomes not told", outcomes=len(told))
+
+    async def _beats(self) -> None:
+        while True:
+            try:
+                await self._bus.publish(beats(), self._beat())
+            except BusUnavailable:
+                self._log.warning("the broker is away, no beat")
+            await asyncio.sleep(BEAT_PAUSE_S)
+            try:
+                await asyncio.wait_for(self._stable.wait(), BEAT_S - BEAT_PAUSE_S)
+            except TimeoutError:
+                continue
+            self._stable.clear()
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._carry_out(self.sequencer.tick(self._wall_ms()))
+
+    async def _trims(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM_S)
+            try:
+                await self._trim_once()
+            except (BusUnavailable, BusTimeout) as error:
+                self._log.warning("logs are not trimmed now", error=str(error))
+            except LogMissing as missing:
+                raise TermLost(f"a log is gone: {missing}") from missing
+
+    async def _trim_once(self) -> None:
+        term = self.sequencer.term
+        shards, decision_seq = self.sequencer.trim_points()
+        for shard, seq in shards.items():
+            if seq:
+                await self._bus.trim(shard_log(term, shard), seq)
+        if decision_seq:
+            await self._bus.trim(decision_log(term), decision_seq)
+        if not self._swept and self.sequencer.floor_ts() >= make_ts(term, 0):
+            # Every replica is past the takeover: nobody needs what older terms' logs hold.
+            for name in await self._bus.log_names():
+                await self._sweep(name, term)
+            self._swept = True
+
+    async def _sweep(self, stream: str, term: int) -> None:
+        kind, _, rest = stream.removeprefix("VDB_").partition("_")
+        number, _, stream_term = rest.partition("_")
+        if not (number.isdigit() and stream_term.isdigit()) or int(stream_term) >= term:
+            return
+        if kind == "SHARD":
+            await self._bus.delete_log(shard_log(int(stream_term), int(number)))
+        elif kind == "TXN":
+            await self._bus.delete_log(decision_log(int(stream_term), int(number)))
+
+
+ShardChoice = tuple[tuple[int, ...], dict[int, tuple[str, ...]]]
+"""(shards of a new collection, the placement that they need)."""

@@ -1,0 +1,1 @@
+"""The edge: REST and gRPC, routing, transactions' client side, scatter-gather and merge."""

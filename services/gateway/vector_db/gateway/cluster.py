@@ -1,0 +1,208 @@
+"""The cluster as this gateway hears it: term, `stable_ts`, catalog, placement.
+
+Owns the invariant that `stable_ts` here only grows within what the sequencer announced, and that a
+catalog older than the announced `catalog_ts` is fetched again before it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from vector_db.common.core.messages import (
+    AnyMessage,
+    Beat,
+    CatalogReply,
+    CatalogRequest,
+    Outcome,
+    StrongReply,
+    StrongRequest,
+)
+from vector_db.common.core.subjects import beats, sequencer
+from vector_db.common.model.collection import Collection
+from vector_db.common.model.errors import NotFound, Unavailable
+from vector_db.common.ports import (
+    Bus,
+    BusTimeout,
+    BusUnavailable,
+    Clock,
+    NoResponders,
+    Subscription,
+)
+from vector_db.gateway.core.requests import Consistency
+
+REQUEST_TIMEOUT_S = 12.0
+STABLE_TIMEOUT_S = 5.0
+QUIET_S = 2.0
+"""Without a beat for so long the gateway says that it is not ready."""
+
+
+class ClusterView:
+    """What the beats say, and the catalog behind them."""
+
+    def __init__(self, bus: Bus, clock: Clock, on_outcome: Callable[[Outcome], None]) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._on_outcome = on_outcome
+        self._log = structlog.get_logger("vector_db.gateway")
+        self.term = 0
+        self.stable_ts = 0
+        self.catalog_ts = 0
+        self.replicas: dict[int, tuple[str, ...]] = {}
+        self.reply: CatalogReply | None = None
+        self._by_name: dict[str, Collection] = {}
+        self._announced_catalog_ts = 0
+        self._wall = (0, 0.0)
+        self._heard_s = float("-inf")
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._refresh: asyncio.Task[None] | None = None
+        self._subscription: Subscription | None = None
+        self.on_new_term: list[Callable[[], None]] = []
+
+    async def start(self, timeout_s: float) -> None:
+        """Return once a sequencer leads and its catalog is here.
+
+        :raises Unavailable: it does not within `timeout_s`.
+        """
+        self._subscription = await self._bus.subscribe(beats(), self.on_beat)
+        await self.wait_stable(1, timeout_s)
+        await self.refresh()
+
+    async def stop(self) -> None:
+        if self._subscription is not None:
+            await self._subscription.close()
+        if self._refresh is not None:
+            self._refresh.cancel()
+
+    def ready(self) -> bool:
+        """Whether a sequencer was heard just now."""
+        return self.stable_ts > 0 and self._clock.monotonic_s() - self._heard_s < QUIET_S
+
+    def wall_ms(self) -> int:
+        """The sequencer's wall time, as well as it can be told from here."""
+        wall_ms, heard_s = self._wall
+        return wall_ms + int((self._clock.monotonic_s() - heard_s) * 1000)
+
+    def on_beat(self, message: AnyMessage) -> None:
+        """Take a beat, with the outcomes that it carries."""
+        if not isinstance(message, Beat) or message.term < self.term:
+            return
+        now = self._clock.monotonic_s()
+        self._heard_s = now
+        self._wall = (message.wall_ms, now)
+        new_term = message.term > self.term
+        if new_term:
+            self.term = message.term
+        self._announced_catalog_ts = max(self._announced_catalog_ts, message.catalog_ts)
+        if message.stable_ts > self.stable_ts:
+            self.stable_ts = message.stable_ts
+            self._wake()
+        for outcome in message.outcomes:
+            self._on_outcome(outcome)
+        if new_term:
+            for listener in self.on_new_term:
+                listener()
+        if self._announced_catalog_ts > self.catalog_ts and self.reply is not None:
+            self._refresh_later()
+
+    def _wake(self) -> None:
+        if self._waiters:
+            for ts, future in self._waiters:
+                if ts <= self.stable_ts and not future.done():
+                    future.set_result(None)
+            self._waiters = [w for w in self._waiters if not w[1].done()]
+
+    async def wait_stable(self, ts: int, timeout_s: float = STABLE_TIMEOUT_S) -> None:
+        """Until `stable_ts` reaches `ts`.
+
+        :raises Unavailable: not within `timeout_s`.
+        """
+        if self.stable_ts >= ts:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((ts, future))
+        try:
+            await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise Unavailable(
+                f"the snapshot {ts} is not reached within {timeout_s:g} s, the newest is "
+                f"{self.stable_ts}"
+            ) from None
+
+    async def snapshot(self, consistency: Consistency) -> int:
+        """The snapshot that a read with this consistency uses now.
+
+        :raises Unavailable: it cannot be reached, or no majority confirms the sequencer.
+        """
+        if consistency.strong:
+            reply = await self.ask(StrongRequest())
+            if not isinstance(reply, StrongReply):
+                raise Unavailable("the sequencer gave no strong snapshot")
+            await self.wait_stable(reply.stable_ts)
+        if consistency.at_least > self.stable_ts:
+            await self.wait_stable(consistency.at_least)
+        if not self.stable_ts:
+            raise Unavailable("no sequencer leads yet")
+        return self.stable_ts
+
+    # --- catalog ----------------------------------------------------------------------------------
+
+    async def ask(self, message: AnyMessage) -> AnyMessage:
+        """Ask the sequencer.
+
+        :raises Unavailable: nobody leads now.
+        """
+        try:
+            return await self._bus.request(sequencer(), message, REQUEST_TIMEOUT_S)
+        except (NoResponders, BusTimeout, BusUnavailable) as error:
+            raise Unavailable("no coordinator leads now, try again") from error
+
+    def take_catalog(self, reply: AnyMessage) -> None:
+        """Use a catalog unless a newer one is here."""
+        if not isinstance(reply, CatalogReply):
+            raise Unavailable("the sequencer gave no catalog")
+        if (reply.term, reply.catalog_ts) < (
+            (self.reply.term, self.catalog_ts) if self.reply else (0, 0)
+        ):
+            return
+        self.reply = reply
+        self.catalog_ts = reply.catalog_ts
+        self._announced_catalog_ts = max(self._announced_catalog_ts, reply.catalog_ts)
+        self._by_name = {c.name: c for c in reply.collections}
+        self.replicas = reply.replicas
+
+    async def refresh(self) -> None:
+        """Fetch the catalog.
+
+        :raises Unavailable: nobody leads now.
+        """
+        self.take_catalog(await self.ask(CatalogRequest()))
+
+    def _refresh_later(self) -> None:
+        if self._refresh is None or self._refresh.done():
+            self._refresh = asyncio.create_task(self._refresh_quietly(), name="catalog")
+
+    async def _refresh_quietly(self) -> None:
+        try:
+            await self.refresh()
+        except Unavailable as error:
+            self._log.warning("the catalog is not fetched, the next beat asks", error=str(error))
+
+    def collections(self) -> list[Collection]:
+        """All collections, by name."""
+        return [self._by_name[name] for name in sorted(self._by_name)]
+
+    async def collection(self, name: str) -> Collection:
+        """The collection of that name; asks the sequencer before it says that there is none.
+
+        :raises NotFound: there is none.
+        """
+        found = self._by_name.get(name)
+        if found is None or self._announced_catalog_ts > self.catalog_ts:
+            await self.refresh()
+            found = self._by_name.get(name)
+        if found is None:
+            raise NotFound(f"collection {name!r} does not exist")
+        return found

@@ -1,0 +1,186 @@
+"""Adaptive coalescing of searches: while one is under way at a worker, others wait and go as a
+batch.
+
+Owns the invariant that coalescing never changes an answer: only searches that differ in nothing but
+their vectors share a request, and scores do not depend on batching.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vector_db.common.core.messages import SearchReply, SearchRequest
+from vector_db.common.model.errors import Unavailable
+from vector_db.common.model.rows import Blob, Buffer
+
+T = TypeVar("T")
+Send = Callable[[SearchRequest], Awaitable[SearchReply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What two searches must have in common to travel together."""
+
+    collection_id: int
+    shards: tuple[int, ...]
+    snapshot_ts: int
+    k: int
+    filter: bytes
+    min_similarity: float | None
+    include_metadata: bool
+    include_vectors: bool
+
+    def request(self, queries: Buffer) -> SearchRequest:
+        return SearchRequest(
+            collection_id=self.collection_id,
+            shards=self.shards,
+            snapshot_ts=self.snapshot_ts,
+            queries=queries,
+            k=self.k,
+            filter=self.filter,
+            min_similarity=self.min_similarity,
+            include_metadata=self.include_metadata,
+            include_vectors=self.include_vectors,
+        )
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Queries of one shape that wait together; the first to come sends for all."""
+
+    vectors: list[bytes] = field(default_factory=list)
+    followers: list[asyncio.Future[SearchReply]] = field(default_factory=list)
+
+
+class Coalescer:
+    """Searches of one worker."""
+
+    def __init__(self, send: Send, in_flight_max: int, queries_max: int) -> None:
+        """`queries_max`: most queries in one request."""
+        self._send = send
+        self._in_flight_max = in_flight_max
+        self._queries_max = queries_max
+        self._in_flight = 0
+        self._open: dict[Shape, _Batch] = {}
+        self._turns: deque[asyncio.Future[None]] = deque()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def search(self, shape: Shape, vector: bytes) -> SearchReply:
+        """One query's hits."""
+        batch = self._open.get(shape)
+        if batch is not None and len(batch.vectors) < self._queries_max:
+            batch.vectors.append(vector)
+            future: asyncio.Future[SearchReply] = asyncio.get_running_loop().create_future()
+            batch.followers.append(future)
+            return await future
+        batch = self._open[shape] = _Batch([vector])
+        try:
+            await self._take_turn()
+        except asyncio.CancelledError:
+            if batch.followers:
+                # This client has gone; the others' queries go on without it.
+                self._keep(self._lead(shape, batch))
+            else:
+                self._close(shape, batch)
+            raise
+        self._close(shape, batch)
+        if batch.followers:
+            return await asyncio.shield(self._keep(self._send_all(shape, batch)))
+        try:
+            return await self._send(shape.request(vector))
+        finally:
+            self._pass_turn()
+
+    async def _lead(self, shape: Shape, batch: _Batch) -> None:
+        await self._take_turn()
+        self._close(shape, batch)
+        await self._send_all(shape, batch)
+
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # every waiter has it; an abandoned leader's is nobody's
+
+    async def _take_turn(self) -> None:
+        if self._in_flight < self._in_flight_max:
+            self._in_flight += 1
+            # Queries that the loop is about to read in this very turn travel along.
+            await asyncio.sleep(0)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._pass_turn()
+            raise
+
+    def _pass_turn(self) -> None:
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._in_flight -= 1
+
+    def _close(self, shape: Shape, batch: _Batch) -> None:
+        """No more queries join the batch."""
+        if self._open.get(shape) is batch:
+            del self._open[shape]
+
+    async def _send_all(self, shape: Shape, batch: _Batch) -> SearchReply:
+        """Send a batch that others wait for; the leader's own hits."""
+        try:
+            reply = await self._send(shape.request(b"".join(batch.vectors)))
+        except BaseException as error:
+            told = error if isinstance(error, Exception) else Unavailable("the gateway stops")
+            for future in batch.followers:
+                if not future.done():
+                    future.set_exception(told)
+            raise
+        finally:
+            self._pass_turn()
+        mine, *others = split_reply(reply, shape)
+        for future, one in zip(batch.followers, others, strict=True):
+            if not future.done():
+                future.set_result(one)
+        return mine
+
+
+def split_reply(reply: SearchReply, shape: Shape) -> list[SearchReply]:
+    """One reply a query."""
+    counts = np.frombuffer(reply.counts, dtype="<u4")
+    ends = np.cumsum(counts).tolist()
+    ids = reply.ids.unpack()
+    similarities = np.frombuffer(reply.similarities, dtype="<f8")
+    metadata = None if reply.metadata is None else reply.metadata.unpack()
+    hits = len(ids)
+    row = len(reply.vectors) // hits if hits else 0
+    vectors = memoryview(reply.vectors)
+    replies = []
+    start = 0
+    for i, end in enumerate(ends):
+        replies.append(
+            SearchReply(
+                counts=counts[i : i + 1].tobytes(),
+                ids=Blob.pack(ids[start:end]),
+                similarities=similarities[start:end].tobytes(),
+                metadata=None if metadata is None else Blob.pack(metadata[start:end]),
+                vectors=vectors[start * row : end * row] if shape.include_vectors else b"",
+            )
+        )
+        start = end
+    return replies

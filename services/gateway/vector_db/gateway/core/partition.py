@@ -1,0 +1,104 @@
+"""Rows to shards: which part of a write goes where, in records of bounded size. Pure.
+
+Owns the invariant that the parts of a transaction hold each of its rows exactly once, and that no
+record's rows pass `CHUNK_BYTES_MAX` by more than one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vector_db.common.core.placement import shards_of_ids
+from vector_db.common.model.collection import Collection
+from vector_db.common.model.limits import CHUNK_BYTES_MAX
+from vector_db.common.model.rows import Blob, RowBlock, hash_ids
+from vector_db.gateway.core.requests import Delete, Upsert
+
+_PRECONDITION = {"upsert": "none", "insert": "absent", "update": "present"}
+
+
+@dataclass(slots=True)
+class ShardPart:
+    """One shard's part: `chunks` of blocks, all but the last sent as STAGE records."""
+
+    shard: int
+    chunks: list[tuple[RowBlock, ...]] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+def block_of(operation: Upsert | Delete, collection: Collection) -> RowBlock:
+    """All rows of one operation as a block, vectors not copied where they are float32 already."""
+    if isinstance(operation, Delete):
+        return RowBlock(
+            collection_id=collection.id,
+            dimension=collection.dimension,
+            ids=Blob.pack(operation.ids),
+            hashes=hash_ids(operation.ids).tobytes(),
+            delete=True,
+        )
+    rows = operation.rows
+    vectors = np.ascontiguousarray(rows.vectors, dtype="<f4")
+    versions = operation.if_version
+    return RowBlock(
+        collection_id=collection.id,
+        dimension=collection.dimension,
+        ids=Blob.pack(rows.ids),
+        hashes=hash_ids(rows.ids).tobytes(),
+        vectors=vectors.reshape(-1).view(np.uint8).data,
+        metadata=None if rows.metadata is None else Blob.pack(rows.metadata),
+        precondition=_PRECONDITION[operation.mode] if versions is None else "version",
+        versions=b"" if versions is None else np.asarray(versions, dtype="<i8").tobytes(),
+    )
+
+
+def split_by_shard(block: RowBlock, shards: Sequence[int]) -> dict[int, RowBlock]:
+    """The block's rows by the shard that their ids hash to."""
+    if len(shards) == 1:
+        return {shards[0]: block}
+    homes = shards_of_ids(block.hash_array(), shards)
+    order = np.argsort(homes, kind="stable")
+    present, starts = np.unique(homes[order], return_index=True)
+    bounds = [*starts.tolist(), len(order)]
+    return {
+        int(shard): block.take(order[bounds[i] : bounds[i + 1]])
+        for i, shard in enumerate(present.tolist())
+    }
+
+
+def row_bytes(block: RowBlock) -> int:
+    """What the rows of a block take in a record."""
+    metadata = 0 if block.metadata is None else len(block.metadata.data)
+    return len(block.vectors) + len(block.ids.data) + metadata + 16 * len(block)
+
+
+def split_by_size(block: RowBlock) -> Iterator[RowBlock]:
+    """The block in pieces whose vectors and metadata are about `CHUNK_BYTES_MAX` each."""
+    size = row_bytes(block) - len(block.ids.data) - 16 * len(block)
+    pieces = max(1, -(-max(size, row_bytes(block) // 2) // CHUNK_BYTES_MAX))
+    if pieces == 1:
+        yield block
+        return
+    for rows in np.array_split(np.arange(len(block)), min(pieces, len(block))):
+        yield block.take(rows)
+
+
+def partition(blocks: Sequence[tuple[RowBlock, Collection]]) -> dict[int, ShardPart]:
+    """Every shard's part of a transaction, in the order of the operations."""
+    parts: dict[int, ShardPart] = {}
+    open_bytes: dict[int, int] = {}
+    for block, collection in blocks:
+        for shard, mine in split_by_shard(block, collection.shards).items():
+            part = parts.setdefault(shard, ShardPart(shard))
+            for piece in split_by_size(mine):
+                size = row_bytes(piece)
+                if part.chunks and open_bytes[shard] + size <= CHUNK_BYTES_MAX:
+                    part.chunks[-1] = (*part.chunks[-1], piece)
+                    open_bytes[shard] += size
+                else:
+                    part.chunks.append((piece,))
+                    open_bytes[shard] = size
+                part.size_bytes += size
+    return parts

@@ -1,0 +1,256 @@
+"""Protobuf messages to the values of `core/requests.py`.
+
+Owns the invariant that what leaves here was checked as far as it can be without the catalog, by
+the same functions as REST: byte lengths, ids, counts against the limits, JSON texts. All functions
+raise `InvalidArgument` or `TooLarge`, whose messages name the field.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from vector_db.common.model.errors import InvalidArgument, TooLarge
+from vector_db.common.model.filters import parse_filter
+from vector_db.common.model.ids import validate_collection_name, validate_id
+from vector_db.common.model.limits import Limits
+from vector_db.common.model.rows import F32, I64
+from vector_db.gateway.core.requests import Consistency, Delete, Mode, Query, RowsIn, Upsert
+from vector_db.gateway.core.rows import (
+    check_dimension,
+    check_distinct,
+    check_ids,
+    check_metadata_size,
+    check_row_count,
+    compact_metadata,
+)
+from vector_db.v1 import vector_db_pb2 as pb
+
+DEFAULT_COLLECTION = "default"
+K_DEFAULT = 10
+SCROLL_LIMIT_DEFAULT = 100
+TS_MAX = (1 << 53) - 1
+
+FILTER_BYTES_MAX = 1 << 20
+"""Largest filter, as JSON text, that becomes Python objects at all."""
+
+M = TypeVar("M")
+
+_MODES: dict[int, Mode] = {
+    pb.MODE_UNSPECIFIED: "upsert",
+    pb.MODE_UPSERT: "upsert",
+    pb.MODE_INSERT: "insert",
+    pb.MODE_UPDATE: "update",
+}
+_METRICS: dict[int, str] = {
+    pb.METRIC_UNSPECIFIED: "cosine",
+    pb.METRIC_COSINE: "cosine",
+    pb.METRIC_DOT: "dot",
+    pb.METRIC_EUCLIDEAN: "euclidean",
+}
+
+
+def decode_message(message_type: type[M], data: bytes) -> M:
+    """The message in `data`; malformed protobuf (invalid UTF-8 included) is the client's error."""
+    parser: Any = message_type
+    try:
+        message: M = parser.FromString(data)
+    except DecodeError:
+        raise InvalidArgument(f"the request is no valid {message_type.__name__}") from None
+    return message
+
+
+def decode_collection_name(name: str, where: str = "collection") -> str:
+    """The collection that `name` means; empty is the default one."""
+    return validate_collection_name(name, where) if name else DEFAULT_COLLECTION
+
+
+def decode_metric(metric: int) -> str:
+    """The metric's name."""
+    name = _METRICS.get(metric)
+    if name is None:
+        raise InvalidArgument(f"metric: {metric} is no metric")
+    return name
+
+
+def decode_ids(ids: Sequence[str], where: str, limits: Limits) -> list[bytes]:
+    """Valid, distinct ids as UTF-8, at least one."""
+    check_row_count(len(ids), limits, where)
+    encoded = check_ids(ids, where)
+    check_distinct(encoded, where)
+    return encoded
+
+
+def decode_filter(text: str, limits: Limits, where: str = "filter") -> dict[str, Any] | None:
+    """The filter as a JSON object that `parse_filter` accepts; None when `text` is empty."""
+    if not text:
+        return None
+    if len(text) > FILTER_BYTES_MAX:
+        raise InvalidArgument(f"{where}: over {FILTER_BYTES_MAX} bytes of JSON")
+    decoded = _json_object(text, where)
+    parse_filter(decoded, limits)
+    return decoded
+
+
+def decode_patch(text: str, limits: Limits) -> dict[str, Any]:
+    """A metadata patch: a JSON object within the limit of metadata."""
+    check_metadata_size([text.encode()], limits, "patch")
+    return _json_object(text, "patch")
+
+
+def decode_consistency(message: Any) -> Consistency:
+    """The snapshot that a read may use; an absent message is the default."""
+    at_least = int(message.at_least)
+    if not 0 <= at_least <= TS_MAX:
+        raise InvalidArgument(f"consistency.at_least: {at_least} is no commit_ts")
+    return Consistency(at_least=at_least, strong=bool(message.strong))
+
+
+def decode_upsert(
+    collection: str, vectors: Sequence[Any], mode: int, limits: Limits, where: str = "vectors"
+) -> Upsert:
+    """Rows to write; all of one dimension, which the first row sets."""
+    decoded_mode = _MODES.get(mode)
+    if decoded_mode is None:
+        raise InvalidArgument(f"mode: {mode} is no mode")
+    check_row_count(len(vectors), limits, where)
+    return Upsert(
+        collection=collection,
+        rows=RowsIn(
+            ids=check_ids([v.id for v in vectors], where, ".id"),
+            vectors=_floats([v.dimensions for v in vectors], where, ".dimensions", limits),
+            metadata=compact_metadata([v.metadata or None for v in vectors], limits, where),
+        ),
+        mode=decoded_mode,
+        if_version=_versions(vectors, where),
+    )
+
+
+def decode_operations(operations: Sequence[Any], limits: Limits) -> list[Upsert | Delete]:
+    """The operations of a commit: at least one, no row written twice, together within the limit."""
+    if not operations:
+        raise InvalidArgument("operations: at least one operation is needed")
+    decoded: list[Upsert | Delete] = []
+    places: dict[str, dict[bytes, int]] = {}
+    rows = 0
+    for i, operation in enumerate(operations):
+        one = _operation(operation, f"operations[{i}]", limits)
+        ids = one.ids if isinstance(one, Delete) else one.rows.ids
+        rows += len(ids)
+        check_row_count(rows, limits, "operations")
+        seen = places.setdefault(one.collection, {})
+        for row_id in ids:
+            if row_id in seen:
+                raise InvalidArgument(
+                    f"operations[{i}]: id {row_id.decode()!r} of {one.collection!r} is written "
+                    f"already by operations[{seen[row_id]}]"
+                )
+            seen[row_id] = i
+        decoded.append(one)
+    return decoded
+
+
+def _operation(operation: Any, where: str, limits: Limits) -> Upsert | Delete:
+    collection = decode_collection_name(operation.collection, f"{where}.collection")
+    action = operation.WhichOneof("action")
+    if action == "upsert":
+        upsert = operation.upsert
+        place = f"{where}.upsert.vectors"
+        return decode_upsert(collection, upsert.vectors, upsert.mode, limits, place)
+    if action == "delete":
+        ids = decode_ids(operation.delete.ids, f"{where}.delete.ids", limits)
+        return Delete(collection, ids)
+    raise InvalidArgument(f"{where}: an operation is either upsert or delete")
+
+
+def decode_query(request: Any, limits: Limits) -> Query:
+    """A search by vectors or by the vector of a stored row."""
+    if bool(request.vectors) == bool(request.id):
+        raise InvalidArgument("a query has either vectors or id")
+    k = _bounded(request, "k", K_DEFAULT, limits.k_max, "k_max")
+    min_similarity: float | None = None
+    if request.HasField("min_similarity"):
+        min_similarity = request.min_similarity
+        if not math.isfinite(request.min_similarity):
+            raise InvalidArgument("min_similarity: must be a finite number")
+    vectors: F32 | None = None
+    row_id: bytes | None = None
+    if request.id:
+        row_id = validate_id(request.id)
+    else:
+        count, maximum = len(request.vectors), limits.queries_per_batch_max
+        if count > maximum:
+            raise TooLarge(
+                f"vectors: {count} queries, the limit queries_per_batch_max is {maximum}"
+            )
+        vectors = _floats(request.vectors, "vectors", "", limits)
+    return Query(
+        collection=decode_collection_name(request.collection),
+        vectors=vectors,
+        id=row_id,
+        k=k,
+        filter=decode_filter(request.filter, limits),
+        min_similarity=min_similarity,
+        include_metadata=not request.omit_metadata,
+        include_vectors=request.include_dimensions,
+        consistency=decode_consistency(request.consistency),
+    )
+
+
+def decode_scroll_limit(request: Any, limits: Limits) -> int:
+    """The rows that a scroll page may hold."""
+    return _bounded(
+        request, "limit", SCROLL_LIMIT_DEFAULT, limits.scroll_limit_max, "scroll_limit_max"
+    )
+
+
+def _bounded(request: Any, field: str, default: int, maximum: int, limit_name: str) -> int:
+    if not request.HasField(field):
+        return default
+    value = int(getattr(request, field))
+    if value < 1:
+        raise InvalidArgument(f"{field}: must be at least 1")
+    if value > maximum:
+        raise InvalidArgument(f"{field}: {value}, the limit {limit_name} is {maximum}")
+    return value
+
+
+def _floats(items: Sequence[bytes], where: str, field: str, limits: Limits) -> F32:
+    """float32[n, dimension] of `items`, each 4 × dimension bytes; `field` ends the place's name."""
+    size = len(items[0])
+    if size % 4:
+        raise InvalidArgument(f"{where}[0]{field}: {size} bytes are no little-endian float32")
+    check_dimension(size // 4, limits, f"{where}[0]{field}")
+    for i, item in enumerate(items):
+        if len(item) != size:
+            raise InvalidArgument(
+                f"{where}[{i}]{field}: {len(item)} bytes, but {where}[0]{field} has {size}"
+            )
+    data = items[0] if len(items) == 1 else b"".join(items)
+    return np.frombuffer(data, dtype="<f4").reshape(len(items), size // 4)
+
+
+def _versions(vectors: Sequence[Any], where: str) -> I64 | None:
+    """int64[n] of `if_version`, or None when no row has one."""
+    having = [v.HasField("if_version") for v in vectors]
+    if not any(having):
+        return None
+    if not all(having):
+        i = having.index(False)
+        raise InvalidArgument(f"{where}[{i}].if_version: every row of a write has one, or none")
+    return np.array([v.if_version for v in vectors], dtype=np.int64)
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        decoded = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidArgument(f"{where}: no valid JSON: {error}") from None
+    if not isinstance(decoded, dict):
+        raise InvalidArgument(f"{where}: must be a JSON object")
+    return decoded

@@ -1,0 +1,123 @@
+"""Answers of the database to protobuf messages; vectors bit for bit as stored."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.model.rows import F32
+from vector_db.gateway.core.requests import (
+    CollectionStats,
+    Hits,
+    Page,
+    QueryResult,
+    Rows,
+    WriteResult,
+)
+from vector_db.v1 import vector_db_pb2 as pb
+
+_METRICS = {
+    Metric.COSINE: pb.METRIC_COSINE,
+    Metric.DOT: pb.METRIC_DOT,
+    Metric.EUCLIDEAN: pb.METRIC_EUCLIDEAN,
+}
+
+
+def encode_collection(collection: Collection) -> Any:
+    """A catalog entry."""
+    return pb.Collection(
+        name=collection.name,
+        dimension=collection.dimension,
+        metric=_METRICS[collection.metric],
+        shards=collection.shards,
+        created_ts=collection.id,
+    )
+
+
+def encode_stats(stats: CollectionStats) -> Any:
+    """What a collection holds and takes."""
+    return pb.CollectionStats(
+        rows=stats.rows,
+        rows_indexed=stats.rows_indexed,
+        segments=stats.segments,
+        bytes_memory=stats.bytes_memory,
+        bytes_disk=stats.bytes_disk,
+    )
+
+
+def encode_write(result: WriteResult) -> Any:
+    """The answer of every write."""
+    return pb.WriteResponse(count=result.count, commit_ts=result.commit_ts)
+
+
+def encode_query(result: QueryResult) -> Any:
+    """One `Hits` a query, with distances derived from the similarities."""
+    return pb.QuerySimilarResponse(
+        results=[_hits(hits, result.metric) for hits in result.hits],
+        snapshot_ts=result.snapshot_ts,
+    )
+
+
+def encode_get(rows: Rows) -> Any:
+    """Rows that were fetched."""
+    return pb.GetResponse(vectors=_stored_vectors(rows), snapshot_ts=rows.snapshot_ts)
+
+
+def encode_scroll(page: Page) -> Any:
+    """A page; the cursor is empty at the end."""
+    return pb.ScrollResponse(
+        vectors=_stored_vectors(page.rows),
+        cursor=page.cursor or "",
+        snapshot_ts=page.rows.snapshot_ts,
+    )
+
+
+def distance_of(similarity: float, metric: str) -> float:
+    """The distance that `similarity` stands for under `metric` (see `Metric`)."""
+    if metric == Metric.COSINE:
+        return 1.0 - similarity
+    if metric == Metric.DOT:
+        return -similarity
+    return 1.0 / similarity - 1.0 if similarity > 0.0 else math.inf
+
+
+def _hits(hits: Hits, metric: str) -> Any:
+    metadata = hits.metadata
+    vectors = _row_bytes(hits.vectors)
+    return pb.Hits(
+        vectors=[
+            pb.Hit(
+                id=row_id.decode(),
+                similarity=similarity,
+                distance=distance_of(similarity, metric),
+                metadata="" if metadata is None else metadata[i].decode(),
+                dimensions=b"" if vectors is None else vectors[i],
+            )
+            for i, (row_id, similarity) in enumerate(zip(hits.ids, hits.similarities, strict=True))
+        ]
+    )
+
+
+def _stored_vectors(rows: Rows) -> list[Any]:
+    vectors = _row_bytes(rows.vectors)
+    return [
+        pb.StoredVector(
+            id=row_id.decode(),
+            dimensions=b"" if vectors is None else vectors[i],
+            metadata=rows.metadata[i].decode(),
+            version=rows.versions[i],
+        )
+        for i, row_id in enumerate(rows.ids)
+    ]
+
+
+def _row_bytes(vectors: F32 | None) -> list[bytes] | None:
+    """Each row's little-endian bytes."""
+    if vectors is None:
+        return None
+    data = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+    size = 4 * vectors.shape[1]
+    return [data[at : at + size] for at in range(0, len(data), size)]

@@ -1,0 +1,157 @@
+"""The shapes of answers, for OpenAPI and tests; `encode.py` writes them without these models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Timestamp = Annotated[int, Field(ge=0, le=(1 << 53) - 1)]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class WriteAnswer(_Answer):
+    """Rows written, and deletes that found a row; `commit_ts` is the token for reading them."""
+
+    count: int
+    commit_ts: Timestamp
+
+
+class Hit(_Answer):
+    """One similar row; what was not included is absent."""
+
+    id: str
+    similarity: float
+    metadata: dict[str, Any] | None = None
+    dimensions: list[float] | None = None
+    distance: float | None = None
+
+
+class QueryAnswer(_Answer):
+    """Hits of one query, best first; ties by id."""
+
+    vectors: list[Hit]
+    snapshot_ts: Timestamp
+
+
+class QueryHits(_Answer):
+    """Hits of one query of a batch."""
+
+    vectors: list[Hit]
+
+
+class BatchQueryAnswer(_Answer):
+    """One element a query, all at the same snapshot."""
+
+    results: list[QueryHits]
+    snapshot_ts: Timestamp
+
+
+class StoredRow(_Answer):
+    """A row as stored; `version` is the commit_ts that wrote it."""
+
+    id: str
+    dimensions: list[float] | None = None
+    metadata: dict[str, Any] | None = None
+    version: Timestamp
+
+
+class RowAnswer(StoredRow):
+    """One row, and the snapshot it was read at."""
+
+    snapshot_ts: Timestamp
+
+
+class FetchAnswer(_Answer):
+    """Rows in the order asked for; absent ones are left out."""
+
+    vectors: list[StoredRow]
+    snapshot_ts: Timestamp
+
+
+class ScrollAnswer(_Answer):
+    """One page; `cursor` is null at the end."""
+
+    vectors: list[StoredRow]
+    cursor: str | None
+    snapshot_ts: Timestamp
+
+
+class CountAnswer(_Answer):
+    """How many rows matched."""
+
+    count: int
+    snapshot_ts: Timestamp
+
+
+class CollectionAnswer(_Answer):
+    """A collection; `commit_ts` of its creation tells it from an earlier one of the same name."""
+
+    name: str
+    dimension: int
+    metric: Literal["cosine", "dot", "euclidean"]
+    shards: int
+    commit_ts: Timestamp
+
+
+class CollectionsAnswer(_Answer):
+    """All collections, by name."""
+
+    collections: list[CollectionAnswer]
+
+
+class DropAnswer(_Answer):
+    """The commit_ts of the drop."""
+
+    commit_ts: Timestamp
+
+
+class StatsAnswer(_Answer):
+    """Rows alive, how many of them are in an index, sealed segments, and what they take."""
+
+    rows: int
+    rows_indexed: int
+    segments: int
+    bytes_memory: int
+    bytes_disk: int
+
+
+class TransactionAnswer(_Answer):
+    """What became of a transaction."""
+
+    state: Literal["committed", "aborted", "pending", "unknown"]
+    commit_ts: Timestamp | None = None
+    reason: str | None = None
+
+
+class ClusterAnswer(BaseModel):
+    """Workers, placement, term and stable_ts."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class HealthAnswer(BaseModel):
+    """Whether this process is ready, and a few facts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    ready: bool
+
+
+class ErrorBody(_Answer):
+    """Why a request was refused."""
+
+    code: str
+    message: str
+    retryable: bool
+    request_id: str
+    details: dict[str, Any] | None = None
+
+
+class ErrorAnswer(_Answer):
+    """The body of every answer of 400 and above."""
+
+    error: ErrorBody

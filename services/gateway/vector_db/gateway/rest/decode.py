@@ -1,0 +1,170 @@
+"""Bodies and query strings into the plain requests of `core/requests.py`.
+
+Owns the invariant that an error names its place in the request (``operations[2].upsert[3].id: …``),
+whoever found it: pydantic, a field validator or the JSON parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from vector_db.common.model.errors import InvalidArgument, VectorDBError
+from vector_db.common.model.ids import validate_id
+from vector_db.common.model.limits import Limits
+from vector_db.gateway.core.requests import Consistency, Delete, Mode, Query, Upsert
+from vector_db.gateway.rest import models
+from vector_db.gateway.rest.fields import ReadContext
+from vector_db.gateway.rest.json_reader import JsonReader
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_FIELDS_MAX = 32
+_MODES: tuple[Mode, ...] = ("upsert", "insert", "update")
+
+
+class Decoder:
+    """Decodes the bodies of one server; not for use from several threads."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._reader = JsonReader()
+
+    def body(self, model: type[Model], body: bytes) -> Model:
+        """`body` as `model`.
+
+        :raises InvalidArgument: not JSON, not an object, or refused by the model.
+        :raises TooLarge: too many rows or queries.
+        """
+        document = self._reader.parse_object(body)
+        if len(document) > _FIELDS_MAX:
+            raise InvalidArgument(f"body: {len(document)} fields, no request has so many")
+        context = ReadContext(self._limits, body.count(b"["))
+        lazy = {key: document[key] for key in document.keys()}  # noqa: SIM118 (items() not lazy)
+        try:
+            return model.model_validate(lazy, context=context)
+        except ValidationError as error:
+            refusal = explain(error)
+        # Raised out here, so that no traceback keeps the parser's values alive.
+        raise refusal
+
+    def query(self, collection: str, body: bytes) -> tuple[Query, models.QueryRequest]:
+        """The query, and its model for what only the answer needs."""
+        request = self.body(models.QueryRequest, body)
+        vectors = request.vectors
+        if request.vector is not None:
+            vectors = request.vector.reshape(1, -1)
+        query = Query(
+            collection=collection,
+            vectors=vectors,
+            id=request.id,
+            k=request.k,
+            filter=request.filter,
+            min_similarity=request.min_similarity,
+            include_metadata="metadata" in request.include,
+            include_vectors="dimensions" in request.include,
+            consistency=consistency(request.consistency),
+        )
+        return query, request
+
+
+def operations(request: models.CommitRequest) -> list[Upsert | Delete]:
+    """The writes of a transaction, in order."""
+    return [
+        Upsert(one.collection, one.upsert)
+        if one.upsert is not None
+        else Delete(one.collection, one.delete or [])
+        for one in request.operations
+    ]
+
+
+def consistency(given: models.Consistency | None) -> Consistency:
+    """The plain value; absent means the newest stable snapshot."""
+    if given is None:
+        return Consistency()
+    return Consistency(at_least=given.at_least or 0, strong=given.strong is True)
+
+
+def explain(error: ValidationError) -> VectorDBError:
+    """The first problem that a model found, with its place."""
+    first = error.errors(include_url=False)[0]
+    place = _place(first["loc"])
+    match first["type"]:
+        case "located":
+            cause: VectorDBError = first["ctx"]["error"]
+            return type(cause)(_join(place, cause.message))
+        case "extra_forbidden":
+            return InvalidArgument(f"{place}: unknown field")
+        case "missing":
+            return InvalidArgument(f"{place}: the field is missing")
+        case _:
+            text = first["msg"]
+            return InvalidArgument(_join(place, f": {text[:1].lower()}{text[1:]}"))
+
+
+def _join(place: str, message: str) -> str:
+    return f"{place}{message}" if place else message.removeprefix(": ")
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc]
+    return "".join(parts).removeprefix(".")
+
+
+def path_id(request: web.Request) -> bytes:
+    """The id that ends ``/v1/collections/{collection}/vectors/{id}``; its slashes may stay bare.
+
+    Read from the path as it was sent: the router's own decoding does not tell ``%252F`` from ``/``.
+
+    :raises InvalidArgument: not UTF-8, or not a valid id.
+    """
+    raw = request.rel_url.raw_path.split("/", 5)[5]
+    try:
+        text = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise InvalidArgument("id in the path: not valid UTF-8") from None
+    return validate_id(text, "id in the path")
+
+
+def query_string(params: Mapping[str, str], known: tuple[str, ...]) -> None:
+    """:raises InvalidArgument: a parameter is unknown, or given twice."""
+    for name in params:
+        if name not in known:
+            raise InvalidArgument(f"query string: unknown parameter {name!r}")
+    if len(params) != len(set(params)):
+        raise InvalidArgument("query string: a parameter is given twice")
+
+
+def mode_parameter(params: Mapping[str, str]) -> Mode:
+    """The write mode in a query string."""
+    given = params.get("mode", "upsert")
+    for mode in _MODES:
+        if given == mode:
+            return mode
+    raise InvalidArgument(f"query string: mode must be one of {', '.join(_MODES)}")
+
+
+def consistency_parameters(params: Mapping[str, str]) -> Consistency:
+    """``at_least=<commit_ts>`` or ``strong=true`` of a GET."""
+    at_least, strong = params.get("at_least"), params.get("strong")
+    if at_least is not None and strong is not None:
+        raise InvalidArgument("query string: give only one of at_least and strong")
+    if strong is not None and strong != "true":
+        raise InvalidArgument("query string: strong must be true, or left out")
+    if at_least is None:
+        return Consistency(strong=strong is not None)
+    if not (at_least.isascii() and at_least.isdigit()) or int(at_least[:17]) > models.TS_MAX:
+        raise InvalidArgument(f"query string: at_least must be from 0 to {models.TS_MAX}")
+    return Consistency(at_least=int(at_least))
+
+
+def include_parameter(params: Mapping[str, str]) -> frozenset[str]:
+    """``include=metadata,dimensions`` of a GET; both by default."""
+    given = frozenset(params.get("include", "metadata,dimensions").split(","))
+    if not given <= {"metadata", "dimensions"}:
+        raise InvalidArgument("query string: include takes metadata and dimensions")
+    return given

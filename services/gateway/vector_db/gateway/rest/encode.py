@@ -1,0 +1,101 @@
+"""Answers as JSON bytes.
+
+Owns the invariant that stored metadata is spliced in as it is, never parsed again, and that float32
+vectors are written with the shortest digits that read back as the same float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from vector_db.common.model.collection import Collection, Metric
+from vector_db.gateway.core.requests import Hits, Page, QueryResult, Rows, WriteResult
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+def json_response(value: Any, status: int = 200) -> web.Response:
+    """`value` as a JSON answer; float32 arrays allowed."""
+    return web.Response(
+        body=orjson.dumps(value, option=_NUMPY), status=status, content_type="application/json"
+    )
+
+
+def query_answer(result: QueryResult, batch: bool, distance: bool) -> dict[str, Any]:
+    """``{"vectors", "snapshot_ts"}``, or ``{"results": [{"vectors"}, …], "snapshot_ts"}``."""
+    metric = Metric(result.metric) if distance else None
+    if batch:
+        results = [{"vectors": _hits(hits, metric)} for hits in result.hits]
+        return {"results": results, "snapshot_ts": result.snapshot_ts}
+    return {"vectors": _hits(result.hits[0], metric), "snapshot_ts": result.snapshot_ts}
+
+
+def _hits(hits: Hits, metric: Metric | None) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = [
+        {"id": row_id.decode(), "similarity": similarity}
+        for row_id, similarity in zip(hits.ids, hits.similarities, strict=True)
+    ]
+    if hits.metadata is not None:
+        for hit, text in zip(out, hits.metadata, strict=True):
+            hit["metadata"] = orjson.Fragment(text) if text else None
+    if hits.vectors is not None:
+        for hit, vector in zip(out, hits.vectors, strict=True):
+            hit["dimensions"] = vector
+    if metric is not None:
+        for hit in out:
+            hit["distance"] = distance_of(metric, hit["similarity"])
+    return out
+
+
+def distance_of(metric: Metric, similarity: float) -> float | None:
+    """The distance that a similarity stands for; None beyond what a float can say."""
+    match metric:
+        case Metric.COSINE:
+            return 1.0 - similarity
+        case Metric.DOT:
+            return -similarity
+        case Metric.EUCLIDEAN:
+            return 1.0 / similarity - 1.0 if similarity > 0.0 else None
+
+
+def rows_of(rows: Rows, include: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows that were read, each ``{"id", "dimensions"?, "metadata"?, "version"}``."""
+    out: list[dict[str, Any]] = [{"id": row_id.decode()} for row_id in rows.ids]
+    if "dimensions" in include and rows.vectors is not None:
+        for row, vector in zip(out, rows.vectors, strict=True):
+            row["dimensions"] = vector
+    if "metadata" in include:
+        for row, text in zip(out, rows.metadata, strict=True):
+            row["metadata"] = orjson.Fragment(text) if text else None
+    for row, version in zip(out, rows.versions, strict=True):
+        row["version"] = version
+    return out
+
+
+def page_answer(page: Page, include: Iterable[str]) -> dict[str, Any]:
+    """A scroll page; the cursor is null at the end."""
+    return {
+        "vectors": rows_of(page.rows, include),
+        "cursor": page.cursor,
+        "snapshot_ts": page.rows.snapshot_ts,
+    }
+
+
+def write_answer(result: WriteResult) -> dict[str, Any]:
+    """What every write answers."""
+    return {"count": result.count, "commit_ts": result.commit_ts}
+
+
+def collection_answer(collection: Collection) -> dict[str, Any]:
+    """A catalog entry; its id is the commit timestamp of its creation."""
+    return {
+        "name": collection.name,
+        "dimension": collection.dimension,
+        "metric": collection.metric.value,
+        "shards": len(collection.shards),
+        "commit_ts": collection.id,
+    }

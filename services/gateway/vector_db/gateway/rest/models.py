@@ -1,0 +1,239 @@
+"""Request and answer bodies as pydantic models: what is accepted, and what OpenAPI says.
+
+Owns the invariant that an unknown field, a wrong type or a number out of its limit is a 400 that
+names the place. Requests are validated over lazily parsed JSON: the fields of vectors and rows have
+validators that turn arrays into columns, so no model ever holds a Python list of floats. Answer
+models are documentation only; `encode.py` writes the bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from vector_db.common.model.rows import F32
+from vector_db.gateway.core import requests
+from vector_db.gateway.rest import fields
+
+TS_MAX = (1 << 53) - 1
+
+_NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+_VECTOR_SCHEMA: dict[str, Any] = {
+    "oneOf": [
+        _NUMBERS,
+        {"type": "string", "contentEncoding": "base64", "description": "little-endian float32"},
+    ]
+}
+_ID_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "description": "1 to 512 bytes of UTF-8 without control characters",
+}
+_FILTER_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "Fields to values or operators: $eq $ne $gt $gte $lt $lte $in $nin $exists, "
+    "combined by $and $or $not; dots reach nested fields.",
+    "examples": [{"year": {"$gte": 2020}, "lang": {"$in": ["en"]}}],
+}
+_CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+
+Vector = Annotated[F32, PlainValidator(fields.vector), WithJsonSchema(_VECTOR_SCHEMA)]
+Matrix = Annotated[
+    F32,
+    PlainValidator(fields.matrix),
+    WithJsonSchema({"type": "array", "items": _VECTOR_SCHEMA, "minItems": 1}),
+]
+RowId = Annotated[bytes, PlainValidator(fields.row_id), WithJsonSchema(_ID_SCHEMA)]
+RowIds = Annotated[
+    list[bytes],
+    PlainValidator(fields.row_ids),
+    WithJsonSchema({"type": "array", "items": _ID_SCHEMA, "minItems": 1}),
+]
+Filter = Annotated[dict[str, Any], PlainValidator(fields.filter), WithJsonSchema(_FILTER_SCHEMA)]
+JsonObject = Annotated[
+    dict[str, Any], PlainValidator(fields.json_object), WithJsonSchema({"type": "object"})
+]
+RowList = Annotated[
+    requests.RowsIn,
+    PlainValidator(fields.rows),
+    WithJsonSchema({"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1}),
+]
+CollectionName = Annotated[
+    str,
+    PlainValidator(fields.collection_name),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}),
+]
+Limited = fields.Limited
+Included = Annotated[
+    list[Literal["metadata", "dimensions", "distance"]], BeforeValidator(fields.small_list)
+]
+IncludedInRows = Annotated[
+    list[Literal["metadata", "dimensions"]], BeforeValidator(fields.small_list)
+]
+
+
+def _metadata() -> list[Literal["metadata", "dimensions", "distance"]]:
+    return ["metadata"]
+
+
+def _metadata_and_dimensions() -> list[Literal["metadata", "dimensions"]]:
+    return ["metadata", "dimensions"]
+
+
+class _Body(BaseModel):
+    model_config = _CONFIG
+
+
+class Row(_Body):
+    """One row to write."""
+
+    id: RowId
+    dimensions: Vector
+    metadata: JsonObject | None = None
+
+
+class Consistency(_Body):
+    """Which snapshot a read uses; without it, the newest stable one."""
+
+    at_least: Annotated[int, Field(ge=0, le=TS_MAX)] | None = Field(
+        None, description="the commit_ts of a write that must be seen"
+    )
+    strong: Annotated[bool, WithJsonSchema({"const": True})] | None = Field(
+        None, description="everything acknowledged anywhere before this read began"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.at_least is None) == (self.strong is None):
+            raise PydanticCustomError("consistency", "give exactly one of at_least and strong")
+        if self.strong is False:
+            raise PydanticCustomError("consistency", "strong must be true, or left out")
+        return self
+
+
+ConsistencyField = Annotated[Consistency, BeforeValidator(fields.lazy_object)]
+
+
+class InsertRequest(_Body):
+    """Rows to write, all or none."""
+
+    vectors: RowList
+    mode: Literal["upsert", "insert", "update"] = Field(
+        "upsert", description="insert: 409 if an id exists; update: 404 if one is absent"
+    )
+
+
+class QueryRequest(_Body):
+    """The k most similar rows; exactly one of `vector`, `id` and `vectors`."""
+
+    vector: Vector | None = None
+    id: RowId | None = Field(None, description="search by a stored row, which is left out")
+    vectors: Matrix | None = Field(None, description="a batch of queries, answered as results")
+    k: Annotated[int, Limited("k_max", at_least=1)] = 10
+    filter: Filter | None = None
+    include: Included = Field(default_factory=_metadata)
+    min_similarity: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    consistency: ConsistencyField | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.vector is None) + (self.id is None) + (self.vectors is None) != 2:
+            raise PydanticCustomError("query", "give exactly one of vector, id and vectors")
+        return self
+
+
+class FetchRequest(_Body):
+    """Rows by id."""
+
+    ids: RowIds
+    include: IncludedInRows = Field(default_factory=_metadata_and_dimensions)
+    consistency: ConsistencyField | None = None
+
+
+class DeleteRequest(_Body):
+    """Rows to delete: exactly one of `ids` and `filter`."""
+
+    ids: RowIds | None = None
+    filter: Filter | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.ids is None) == (self.filter is None):
+            raise PydanticCustomError("delete", "give exactly one of ids and filter")
+        return self
+
+
+class ScrollRequest(_Body):
+    """One page of rows in id order."""
+
+    limit: Annotated[int, Limited("scroll_limit_max", at_least=1)] = 100
+    filter: Filter | None = None
+    cursor: Annotated[str, Field(min_length=1, max_length=8192)] | None = Field(
+        None, description="of the page before; it keeps its snapshot"
+    )
+    include: IncludedInRows = Field(default_factory=_metadata_and_dimensions)
+    consistency: ConsistencyField | None = None
+
+
+class CountRequest(_Body):
+    """How many rows match."""
+
+    filter: Filter | None = None
+    consistency: ConsistencyField | None = None
+
+
+class CreateCollectionRequest(_Body):
+    """A new collection."""
+
+    name: CollectionName
+    dimension: Annotated[int, Limited("dimension_max", at_least=1)]
+    metric: Literal["cosine", "dot", "euclidean"] = "cosine"
+    shards: Annotated[int, Field(ge=1, le=65536)] | None = Field(
+        None, description="over how many shards it is spread; by default one per active worker"
+    )
+
+
+class PatchRequest(_Body):
+    """A change of a row's metadata (RFC 7396: null removes a field); the vector stays."""
+
+    metadata: JsonObject
+
+
+class Operation(_Body):
+    """Part of a transaction: exactly one of `upsert` and `delete`."""
+
+    collection: CollectionName
+    upsert: RowList | None = None
+    delete: RowIds | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.upsert is None) == (self.delete is None):
+            raise PydanticCustomError("operation", "give exactly one of upsert and delete")
+        return self
+
+
+class CommitRequest(_Body):
+    """One atomic write over any collections and shards."""
+
+    operations: Annotated[
+        list[Annotated[Operation, BeforeValidator(fields.lazy_object)]],
+        BeforeValidator(fields.operations),
+        Field(min_length=1),
+    ]
+
+    @model_validator(mode="after")
+    def _distinct(self, info: ValidationInfo) -> Self:
+        fields.check_operations(self.operations, fields.context_of(info))
+        return self

@@ -1,0 +1,267 @@
+"""The client's side of the two-phase commit: publish PREPAREs, await the outcome, find out, retry.
+
+Owns two promises: "aborted" is said only on the sequencer's or a participant's word (or when
+nothing was published), and an outcome that is not known is said to be so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from vector_db.common.core.messages import Outcome, Prepare, Stage, TxnStatus, TxnStatusRequest
+from vector_db.common.core.subjects import outcomes, shard_log, worker
+from vector_db.common.model.errors import (
+    Conflict,
+    OutcomeUnknown,
+    TooManyRequests,
+    Unavailable,
+    VectorDBError,
+    error_from_code,
+)
+from vector_db.common.model.limits import UNACKED_BYTES_PER_SHARD_MAX
+from vector_db.common.model.rows import ids_checksum
+from vector_db.common.ports import (
+    Bus,
+    BusTimeout,
+    BusUnavailable,
+    NoResponders,
+    Subscription,
+)
+from vector_db.gateway.cluster import ClusterView
+from vector_db.gateway.core.partition import ShardPart
+
+TXN_TIMEOUT_S = 10.0
+ROOM_TIMEOUT_S = 5.0
+STATUS_PAUSE_S = 0.2
+STATUS_TIMEOUT_S = 2.0
+UNKNOWN_AFTER_S = 5.0
+"""How long past the deadline the outcome is asked for before it is said to be unknown."""
+RETRIES_MAX = 12
+BACKOFF_S = (0.002, 0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    commit_ts: int
+    deleted: int
+
+
+class Transactions:
+    """One gateway's transactions in flight."""
+
+    def __init__(self, bus: Bus, gateway: str) -> None:
+        self._bus = bus
+        self._gateway = gateway
+        self._log = structlog.get_logger("vector_db.gateway")
+        self._waiting: dict[bytes, asyncio.Future[Outcome | None]] = {}
+        self._unacked: dict[int, int] = {}
+        self._room = asyncio.Condition()
+        self._subscription: Subscription | None = None
+
+    async def start(self, view: ClusterView) -> None:
+        self._view = view
+        view.on_new_term.append(self._on_new_term)
+        self._subscription = await self._bus.subscribe(outcomes(self._gateway), view.on_beat)
+
+    async def stop(self) -> None:
+        """Wait for what is in flight, bounded, then stop listening."""
+        if self._waiting:
+            await asyncio.wait(list(self._waiting.values()), timeout=TXN_TIMEOUT_S)
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """An outcome of this gateway's transaction (others' are ignored)."""
+        future = self._waiting.get(outcome.txn_id)
+        if future is not None and not future.done():
+            future.set_result(outcome)
+
+    def _on_new_term(self) -> None:
+        # What was prepared in the old term is void unless it was decided: ask for each.
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result(None)
+
+    def in_flight(self) -> int:
+        return len(self._waiting)
+
+    # --- commit -----------------------------------------------------------------------------------
+
+    async def commit(
+        self, attempt: Callable[[], dict[int, ShardPart]], mode: str, snapshot_ts: int = 0
+    ) -> Committed:
+        """Run one atomic write, retried after conflicts and lost terms.
+
+        :param attempt: the parts of the write (made again for each try, since shards may move).
+        :param mode: ``blind`` or ``snapshot``.
+        :param snapshot_ts: what the write is based on; 0: the newest, chosen again for each try.
+        :raises VectorDBError: why it was not applied; `OutcomeUnknown` when that is not known.
+        """
+        for retry in range(RETRIES_MAX + 1):
+            try:
+                return await self._once(attempt(), mode, snapshot_ts or self._view.stable_ts)
+            except (Conflict, Unavailable) as error:
+                based = snapshot_ts and isinstance(error, Conflict)
+                if based or retry == RETRIES_MAX or error.details.get("final"):
+                    raise
+                pause = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
+                await asyncio.sleep(pause * (0.5 + random.random()))
+        raise Conflict("lost against other transactions")
+
+    async def _once(self, parts: dict[int, ShardPart], mode: str, snapshot_ts: int) -> Committed:
+        view = self._view
+        if not view.ready():
+            raise Unavailable("no coordinator leads now, nothing was written", final=True)
+        await self._take_room(parts)
+        txn_id = uuid.uuid4().bytes
+        future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        self._waiting[txn_id] = future
+        try:
+            deadline_ms = view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
+            term = view.term
+            await self._publish(txn_id, term, parts, mode, snapshot_ts, deadline_ms)
+            try:
+                outcome = await asyncio.wait_for(future, TXN_TIMEOUT_S + 1.0)
+            except TimeoutError:
+                outcome = None
+            if outcome is None:
+                outcome = await self._find_out(txn_id, term, tuple(parts))
+        finally:
+            del self._waiting[txn_id]
+            await self._give_room(parts)
+        if outcome.commit_ts:
+            return Committed(outcome.commit_ts, outcome.deleted)
+        raise error_from_code(outcome.reason, outcome.detail or "aborted", {})
+
+    async def _publish(
+        self,
+        txn_id: bytes,
+        term: int,
+        parts: dict[int, ShardPart],
+        mode: str,
+        snapshot_ts: int,
+        deadline_ms: int,
+    ) -> None:
+        participants = tuple(sorted(parts))
+        published = False
+        try:
+            for shard, part in parts.items():
+                log = shard_log(term, shard)
+                for index, chunk in enumerate(part.chunks[:-1]):
+                    stage = Stage(txn_id, term, shard, index, deadline_ms, chunk)
+                    await self._bus.append(log, stage)
+                    published = True
+                prepare = Prepare(
+                    txn_id=txn_id,
+                    term=term,
+                    shard=shard,
+                    participants=participants,
+                    snapshot_ts=snapshot_ts,
+                    mode=mode,
+                    deadline_ms=deadline_ms,
+                    catalog_ts=self._view.catalog_ts,
+                    gateway=self._gateway,
+                    blocks=part.chunks[-1],
+                    stages=len(part.chunks) - 1,
+                    stages_crc=ids_checksum(part.chunks[:-1]),
+                )
+                await self._bus.append(log, prepare)
+                published = True
+        except BusUnavailable as error:
+            if not published:
+                raise Unavailable("the broker is away, nothing was written", final=True) from error
+            # A part is missing, so it cannot commit; its outcome is still the sequencer's to say.
+            self._log.warning("a transaction was sent in part", txn=txn_id.hex())
+
+    async def _find_out(self, txn_id: bytes, term: int, shards: tuple[int, ...]) -> Outcome:
+        """The outcome of a transaction that nobody told: ask until it is known, bounded.
+
+        :raises OutcomeUnknown: nobody knows in time.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + TXN_TIMEOUT_S + UNKNOWN_AFTER_S
+        while loop.time() < until:
+            status = await self.status(txn_id, term, shards)
+            if status.state == "committed":
+                # Told to the client only once nothing can undo it.
+                if self._view.stable_ts < status.commit_ts:
+                    await asyncio.sleep(STATUS_PAUSE_S)
+                    continue
+                return Outcome(txn_id, status.commit_ts, status.deleted)
+            if status.state == "aborted":
+                reason = status.reason or "unavailable"
+                detail = status.detail or "the coordinator changed, nothing was written"
+                return Outcome(txn_id, 0, 0, reason, detail)
+            await asyncio.sleep(STATUS_PAUSE_S)
+        raise OutcomeUnknown(
+            "the write was sent and its outcome is not known yet",
+            outcome="unknown",
+            transaction=txn_id.hex(),
+        )
+
+    async def status(self, txn_id: bytes, term: int, shards: tuple[int, ...]) -> TxnStatus:
+        """What the sequencer says, else (after its term) what a participant remembers."""
+        request = TxnStatusRequest(txn_id, term)
+        try:
+            reply = await self._view.ask(request)
+        except VectorDBError:
+            # No sequencer now is no word on the transaction: the caller asks again.
+            return TxnStatus("unknown")
+        if isinstance(reply, TxnStatus) and reply.state != "unknown":
+            return reply
+        if self._view.term == term and self._view.reply is not None:
+            return TxnStatus("unknown")
+        for shard in shards or tuple(self._view.replicas):
+            for replica in self._view.replicas.get(shard, ()):
+                try:
+                    answer = await self._bus.request(worker(replica), request, STATUS_TIMEOUT_S)
+                except (BusTimeout, BusUnavailable, NoResponders, VectorDBError):
+                    # This replica does not say; another one or a later try may.
+                    continue
+                if isinstance(answer, TxnStatus) and answer.state in ("committed", "aborted"):
+                    return answer
+        return TxnStatus("unknown")
+
+    # --- bounded bytes in flight ------------------------------------------------------------------
+
+    async def _take_room(self, parts: dict[int, ShardPart]) -> None:
+        """Wait for room at every shard; a write alone at its shard always has room.
+
+        :raises TooManyRequests: none within `ROOM_TIMEOUT_S`.
+        """
+        if self._fits(parts):
+            self._reserve(parts)
+            return
+        async with self._room:
+            try:
+                await asyncio.wait_for(
+                    self._room.wait_for(lambda: self._fits(parts)), ROOM_TIMEOUT_S
+                )
+            except TimeoutError:
+                raise TooManyRequests(
+                    f"over {UNACKED_BYTES_PER_SHARD_MAX} unacknowledged bytes to a shard"
+                ) from None
+            self._reserve(parts)
+
+    def _fits(self, parts: dict[int, ShardPart]) -> bool:
+        for shard, part in parts.items():
+            taken = self._unacked.get(shard, 0)
+            if taken and taken + part.size_bytes > UNACKED_BYTES_PER_SHARD_MAX:
+                return False
+        return True
+
+    def _reserve(self, parts: dict[int, ShardPart]) -> None:
+        for shard, part in parts.items():
+            self._unacked[shard] = self._unacked.get(shard, 0) + part.size_bytes
+
+    async def _give_room(self, parts: dict[int, ShardPart]) -> None:
+        for shard, part in parts.items():
+            self._unacked[shard] -= part.size_bytes
+        async with self._room:
+            self._room.notify_all()

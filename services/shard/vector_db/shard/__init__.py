@@ -1,0 +1,1 @@
+"""The shard worker: WAL, participant, MVCC storage, indexes and search."""

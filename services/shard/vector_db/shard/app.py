@@ -1,0 +1,172 @@
+"""The shard service: recovers, follows the logs, answers reads, keeps house."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+from prometheus_client import Gauge
+
+from vector_db.common.core.messages import Member
+from vector_db.common.core.subjects import beats, members, promises
+from vector_db.common.core.subjects import worker as worker_subject
+from vector_db.common.ports import BusUnavailable, Subscription
+from vector_db.common.service.config import Config
+from vector_db.common.service.runtime import Runtime, Service
+from vector_db.shard.handlers import Handlers
+from vector_db.shard.index.hnsw import use_one_faiss_thread
+from vector_db.shard.maintenance import Maintenance
+from vector_db.shard.storage.recovery import recover
+from vector_db.shard.storage.store import StoreOptions
+from vector_db.shard.worker import Worker
+
+HEARTBEAT_S = 0.5
+STOP_CHECKPOINT_S = 10.0
+
+
+class ShardService:
+    """One shard worker."""
+
+    name = "shard"
+
+    def __init__(self, runtime: Runtime, config: Config) -> None:
+        self._runtime = runtime
+        self._config = config
+        self._bus = runtime.bus
+        self._log = structlog.get_logger("vector_db.shard")
+        self._pool = ThreadPoolExecutor(
+            config.performance.worker_threads, thread_name_prefix="shard"
+        )
+        self._subscriptions: list[Subscription] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._worker: Worker | None = None
+
+    async def start(self) -> None:
+        """Recover, then take part; ready once everything acknowledged is back in memory."""
+        use_one_faiss_thread()
+        loop = asyncio.get_running_loop()
+        disk, clock, bus = self._runtime.disk, self._runtime.clock, self._bus
+        started = clock.monotonic_s()
+        found = await loop.run_in_executor(self._pool, recover, disk, StoreOptions())
+        self._participant, self._store, self._wal = found.participant, found.store, found.wal
+        self._log = self._log.bind(worker=found.worker)
+        self._log.info(
+            "recovered",
+            replayed=found.replayed,
+            torn_bytes=found.torn_bytes,
+            cursor=self._participant.cursor,
+            seconds=round(clock.monotonic_s() - started, 3),
+        )
+        worker = Worker(
+            bus,
+            self._participant,
+            self._wal,
+            self._pool,
+            on_applied=lambda: self._maintenance.noted(),
+            on_dropped=self._store.drop_collection,
+        )
+        self._maintenance = Maintenance(
+            worker,
+            self._participant,
+            self._store,
+            self._wal,
+            disk,
+            clock,
+            self._pool,
+            self._config.storage.checkpoint_wal_bytes,
+            self._config.storage.hot_tier_size,
+        )
+        limits = self._config.limits_value()
+        handlers = Handlers(worker, self._participant, self._store, self._pool, limits)
+        self._subscriptions = [
+            await bus.serve(worker_subject(found.worker), handlers.handle),
+            await bus.subscribe(promises(), worker.on_control),
+            await bus.subscribe(beats(), worker.on_control),
+        ]
+        self._worker = worker
+        self._register_metrics()
+        self._tasks = [
+            asyncio.create_task(worker.run(), name="shard.worker"),
+            asyncio.create_task(worker.follower.run(), name="shard.follower"),
+            asyncio.create_task(self._maintenance.run(), name="shard.maintenance"),
+            asyncio.create_task(self._heartbeats(), name="shard.heartbeats"),
+        ]
+
+    async def run(self) -> None:
+        """Until cancelled; raises what the worker cannot survive."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def stop(self) -> None:
+        """Checkpoint, so that the next start is quick, and release everything."""
+        if self._worker is not None and not any(task.done() for task in self._tasks):
+            try:
+                async with asyncio.timeout(STOP_CHECKPOINT_S):
+                    await self._maintenance.checkpoint()
+            except TimeoutError:
+                self._log.warning("no checkpoint at the end, the WAL has everything")
+            except OSError as error:
+                self._log.warning("no checkpoint at the end", error=str(error))
+        for subscription in self._subscriptions:
+            await subscription.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._worker is not None:
+            self._wal.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def health(self) -> dict[str, Any]:
+        """Ready once recovered and running."""
+        if self._worker is None:
+            return {"ready": False, "waits_for": "recovery"}
+        participant = self._participant
+        alive = not any(task.done() for task in self._tasks)
+        return {
+            "ready": alive,
+            "worker": participant.worker,
+            "term": participant.promised,
+            "cursor": participant.cursor,
+            "stable_ts": participant.stable_ts,
+            **participant.counts(),
+            **({"full": participant.full} if participant.full else {}),
+        }
+
+    def _register_metrics(self) -> None:
+        registry = self._runtime.metrics
+        participant, wal, store = self._participant, self._wal, self._store
+        Gauge(
+            "vector_db_shard_undecided", "Undecided parts of transactions", registry=registry
+        ).set_function(lambda: participant.counts()["undecided"])
+        Gauge("vector_db_shard_wal_bytes", "Size of the WAL", registry=registry).set_function(
+            lambda: wal.size_bytes
+        )
+        Gauge(
+            "vector_db_shard_held_bytes", "Bytes of rows in memory and files", registry=registry
+        ).set_function(store.bytes_held)
+
+    async def _heartbeats(self) -> None:
+        participant = self._participant
+        while True:
+            member = Member(
+                worker=participant.worker,
+                term=participant.promised,
+                ready=True,
+                zone=self._config.sharding.zone,
+                shards=participant.state.shards_of(participant.worker),
+                cursor=participant.cursor,
+            )
+            try:
+                await self._bus.publish(members(), member)
+            except BusUnavailable:
+                self._log.debug("the broker is away, no heartbeat")
+            await asyncio.sleep(HEARTBEAT_S)
+
+
+def build(runtime: Runtime, config: Config) -> Service:
+    """The shard service."""
+    return ShardService(runtime, config)

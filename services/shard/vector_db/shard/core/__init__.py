@@ -1,0 +1,1 @@
+"""Pure machines of the shard worker: participant, visibility, planning."""

@@ -1,0 +1,1 @@
+"""Vector indexes over one segment. Never awaits."""

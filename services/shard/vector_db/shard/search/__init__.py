@@ -1,0 +1,1 @@
+"""Search over segment views: filters, candidates, rescoring, merge. Never awaits."""

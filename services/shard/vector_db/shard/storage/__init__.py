@@ -1,0 +1,1 @@
+"""Files and memory of the shard worker: WAL, segments, manifest, recovery. Never awaits."""

@@ -1,0 +1,267 @@
+"""The segment that takes the writes: columns in memory, in commit order.
+
+Owns two invariants: `begin_ts` never decreases, so the rows of a snapshot are a prefix; and no
+array entry below a row count that was ever published changes in place (`end_ts` excepted, which
+views copy), so views stay valid while rows are appended, undone or split off.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vector_db.common.model.ids import TS_NEVER
+from vector_db.common.model.rows import F32, I64, U64, Blob
+from vector_db.shard.search.columns import Columns
+from vector_db.shard.storage.order import IdRuns
+from vector_db.shard.storage.payloads import GrowingBytes, grown
+from vector_db.shard.storage.segment import inverse_norms
+from vector_db.shard.views import SegmentView
+
+_ARRAYS = ("vectors", "hashes", "begin_ts", "_end_ts", "_previous", "_inverse_norms")
+
+
+class GrowingSegment:
+    """Appended to by one thread. An empty one allocates nothing worth naming."""
+
+    def __init__(self, dimension: int, cosine: bool) -> None:
+        self.rows = 0
+        self.dimension = dimension
+        self.cosine = cosine
+        self.vectors: F32 = np.empty((0, dimension), dtype=np.float32)
+        self.hashes: U64 = np.empty(0, dtype=np.uint64)
+        self.begin_ts: I64 = np.empty(0, dtype=np.int64)
+        self._end_ts: I64 = np.empty(0, dtype=np.int64)
+        self._inverse_norms: F32 = np.empty(0, dtype=np.float32)
+        self._previous: I64 = np.empty(0, dtype=np.int64)
+        """Row of the id's version before, -1 when it is not in this segment."""
+        self._latest: dict[bytes, int] = {}
+        self._dead = 0
+        self.ids = GrowingBytes()
+        self.metadata = GrowingBytes()
+        self.columns = Columns(self.metadata)
+        self.order = IdRuns()
+
+    # --- writes ---------------------------------------------------------------------------------
+
+    def find(self, ids: list[bytes]) -> I64:
+        """Newest row of each id, dead ones too; -1 where it is not here."""
+        found = map(self._latest.get, ids, itertools.repeat(-1))
+        return np.fromiter(found, dtype=np.int64, count=len(ids))
+
+    def append(
+        self,
+        ids: list[bytes],
+        id_blob: Blob,
+        hashes: U64,
+        vectors: F32,
+        metadata: Blob | None,
+        previous: I64,
+        ts: int,
+    ) -> None:
+        """Append rows with distinct ids, born at `ts`.
+
+        :param previous: what `find` answers for `ids`.
+        :raises ValueError: `ts` lies before the newest row's.
+        """
+        n, start = len(ids), self.rows
+        if start and ts < int(self.begin_ts[start - 1]):
+            raise ValueError(f"commit {ts} after {int(self.begin_ts[start - 1])}")
+        self._reserve(n)
+        span = slice(start, start + n)
+        self.vectors[span] = vectors
+        self.hashes[span] = hashes
+        self.begin_ts[span] = ts
+        self._end_ts[span] = TS_NEVER
+        self._previous[span] = previous
+        if self.cosine:
+            self._inverse_norms[span] = inverse_norms(vectors)
+        self.ids.append(id_blob)
+        if metadata is None:
+            self.metadata.append_empty(n)
+        else:
+            self.metadata.append(metadata)
+        self._latest.update(zip(ids, range(start, start + n), strict=True))
+        self.rows = start + n
+
+    def kill(self, rows: NDArray[np.int64], ts: int) -> int:
+        alive = rows[self._end_ts[rows] == TS_NEVER]
+        self._end_ts[alive] = ts
+        self._dead += len(alive)
+        return len(alive)
+
+    def undo_above(self, ts: int) -> bool:
+        keep = self.prefix(ts)
+        changed = keep < self.rows
+        if changed:
+            self._forget_latest(keep)
+            # Without room behind the kept rows, the next append copies them elsewhere.
+            for name in _ARRAYS:
+                setattr(self, name, getattr(self, name)[:keep])
+            self.ids, self.metadata = self.ids.copy(0, keep), self.metadata.copy(0, keep)
+            self._restart(keep)
+        end = self._end_ts[:keep]
+        revived = (end > ts) & (end != TS_NEVER)
+        if revived.any():
+            end[revived] = TS_NEVER
+            changed = True
+        self._dead = int(np.count_nonzero(end != TS_NEVER))
+        return changed
+
+    def split(self, keep: int) -> GrowingSegment:
+        """Keep the first `keep` rows here, for sealing, and move the others to a new segment.
+
+        Deaths of the kept rows stay, also those that came with the moved ones.
+        """
+        tail = GrowingSegment(self.dimension, self.cosine)
+        if keep == self.rows:
+            return tail
+        start, stop = keep, self.rows
+        for name in _ARRAYS:
+            setattr(tail, name, getattr(self, name)[start:stop].copy())
+        tail._previous = np.maximum(tail._previous - start, -1)
+        tail.ids, tail.metadata = self.ids.copy(start, stop), self.metadata.copy(start, stop)
+        tail._restart(stop - start)
+        tail._latest = {i: row for row, i in enumerate(tail.ids.range(0, tail.rows))}
+        self._forget_latest(keep)
+        self.rows = keep
+        for part in (self, tail):
+            part._dead = int(np.count_nonzero(part._end_ts[: part.rows] != TS_NEVER))
+        self.order = IdRuns()
+        return tail
+
+    @classmethod
+    def from_columns(
+        cls,
+        vectors: F32,
+        hashes: U64,
+        begin_ts: I64,
+        end_ts: I64,
+        norms: F32 | None,
+        ids: GrowingBytes,
+        metadata: GrowingBytes,
+    ) -> GrowingSegment:
+        """The segment with these rows, taken over as they are; ids may repeat.
+
+        :param norms: inverse norms where the metric is cosine.
+        """
+        segment = cls(vectors.shape[1], norms is not None)
+        segment.vectors, segment.hashes = vectors, hashes
+        segment.begin_ts, segment._end_ts = begin_ts, end_ts
+        if norms is not None:
+            segment._inverse_norms = norms
+        segment.ids, segment.metadata = ids, metadata
+        segment._restart(len(begin_ts))
+        segment._dead = int(np.count_nonzero(end_ts != TS_NEVER))
+        previous, latest = [], segment._latest
+        for row, row_id in enumerate(ids.range(0, segment.rows)):
+            previous.append(latest.get(row_id, -1))
+            latest[row_id] = row
+        segment._previous = np.array(previous, dtype=np.int64)
+        return segment
+
+    # --- reads ----------------------------------------------------------------------------------
+
+    def prefix(self, ts: int) -> int:
+        """How many rows were born at or before `ts`."""
+        return int(np.searchsorted(self.begin_ts[: self.rows], ts, side="right"))
+
+    def end_ts(self, rows: NDArray[np.int64]) -> I64:
+        return self._end_ts[rows]
+
+    def end_column(self, rows: int) -> I64:
+        """A copy of the `end_ts` of the first `rows` rows."""
+        return self._end_ts[:rows].copy()
+
+    def row_at(self, row_id: bytes, snapshot_ts: int) -> int:
+        """The newest row of the id born at or before the snapshot, dead or not; -1: none here."""
+        row = self._latest.get(row_id, -1)
+        while row >= 0 and self.begin_ts[row] > snapshot_ts:
+            row = int(self._previous[row])
+        return row
+
+    def count(self, snapshot_ts: int) -> int:
+        n = self.prefix(snapshot_ts)
+        if not self._dead:
+            return n
+        return int(np.count_nonzero(self._end_ts[:n] > snapshot_ts))
+
+    def view(self, snapshot_ts: int) -> SegmentView | None:
+        n = self.prefix(snapshot_ts)
+        live: NDArray[np.bool_] | None = None
+        if self._dead:
+            live = self._end_ts[:n] > snapshot_ts
+            alive = int(np.count_nonzero(live))
+            live, n = (None if alive == n else live), (n if alive else 0)
+        if n == 0:
+            return None
+        return SegmentView(
+            rows=n,
+            vectors=self.vectors[:n],
+            inverse_norms=self._inverse_norms[:n] if self.cosine else None,
+            versions=self.begin_ts[:n],
+            live=live,
+            ids=self.ids,
+            metadata=self.metadata,
+            columns=self.columns,
+            index=None,
+        )
+
+    def inverse_norm_column(self, rows: int) -> F32 | None:
+        """float32[rows], None unless the metric is cosine."""
+        return self._inverse_norms[:rows] if self.cosine else None
+
+    def payload_bytes(self, rows: int) -> int:
+        """Bytes of vectors, ids and metadata of the first `rows` rows."""
+        return (
+            4 * self.dimension * rows + self.ids.size_bytes(rows) + self.metadata.size_bytes(rows)
+        )
+
+    @property
+    def payload(self) -> int:
+        """`payload_bytes` of all rows, cheaply."""
+        return 4 * self.dimension * self.rows + self.ids.used + self.metadata.used
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes written, not the room behind them; a dict entry with its key counts as 150."""
+        arrays = (getattr(self, name) for name in _ARRAYS)
+        row_bytes = sum(a.itemsize * (self.dimension if a.ndim == 2 else 1) for a in arrays)
+        offsets = 2 * 8 * self.rows
+        return int(
+            self.rows * row_bytes
+            + offsets
+            + self.ids.used
+            + self.metadata.used
+            + 150 * len(self._latest)
+        )
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _reserve(self, n: int) -> None:
+        need = self.rows + n
+        for name in _ARRAYS:
+            if name == "_inverse_norms" and not self.cosine:
+                continue
+            # Wide columns grow by other steps than narrow ones: each has its own room.
+            array = getattr(self, name)
+            if len(array) < need:
+                setattr(self, name, grown(array, self.rows, need))
+
+    def _forget_latest(self, keep: int) -> None:
+        """Point every id of the rows from `keep` on at its version before."""
+        latest, previous = self._latest, self._previous[keep : self.rows].tolist()
+        ids = self.ids.range(keep, self.rows)
+        for row_id, before in zip(reversed(ids), reversed(previous), strict=True):
+            if before < 0:
+                del latest[row_id]
+            elif before < keep:
+                latest[row_id] = before
+
+    def _restart(self, rows: int) -> None:
+        """After the payload columns were replaced: what hangs on them starts anew."""
+        self.rows = rows
+        self.columns = Columns(self.metadata)
+        self.order = IdRuns()

@@ -1,0 +1,134 @@
+"""Columns of byte strings (ids, metadata): appended in memory, or mapped from a sealed file.
+
+Owns the invariant that bytes below a published row never change: arrays that must grow are
+replaced, and an undone tail is dropped by making a new column, so readers in other threads go on
+reading the old arrays.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vector_db.common.model.rows import I64, Blob
+from vector_db.shard.storage.table import Table
+
+Bytes = NDArray[np.uint8]
+
+
+class BytesReader:
+    """Reads of a column kept as offsets int64[rows + 1] and one run of bytes."""
+
+    def columns(self) -> tuple[I64, Bytes]:
+        """(offsets, data); the data covers every offset that is below the row count."""
+        raise NotImplementedError
+
+    def get(self, row: int) -> bytes:
+        """The bytes at `row`."""
+        offsets, data = self.columns()
+        return data[offsets[row] : offsets[row + 1]].tobytes()
+
+    def take(self, rows: Sequence[int] | NDArray[np.integer]) -> list[bytes]:
+        """The bytes at `rows`, in that order."""
+        offsets, data = self.columns()
+        index = np.asarray(rows, dtype=np.int64)
+        view = data.data
+        spans = zip(offsets[index].tolist(), offsets[index + 1].tolist(), strict=True)
+        return [bytes(view[a:b]) for a, b in spans]
+
+    def range(self, start: int, stop: int) -> list[bytes]:
+        """The bytes of rows [start, stop)."""
+        if stop <= start:
+            return []
+        offsets, data = self.columns()
+        first = offsets[start]
+        run = data[first : offsets[stop]].tobytes()
+        cuts = (offsets[start : stop + 1] - first).tolist()
+        return [run[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+_LEAP_BYTES_MAX = 16 * 1024 * 1024
+
+
+def grown(array: NDArray[np.generic], used: int, need: int) -> NDArray[np.generic]:
+    """A copy of `array` with room for at least `need` entries; `used` entries are kept.
+
+    Arrays up to 16 MiB grow eightfold, larger ones double: room that is not written yet costs
+    address space only, while each copy of a large array holds up the writes. The eighth on top of
+    a power of two is for the batch that passes it: segments are sealed at a power of two.
+    """
+    factor = 8 if array.nbytes <= _LEAP_BYTES_MAX else 2
+    power = 1 << (max(need, factor * len(array) * 8 // 9, 16) - 1).bit_length()
+    capacity = power + power // 8
+    bigger = np.empty((capacity, *array.shape[1:]), dtype=array.dtype)
+    bigger[:used] = array[:used]
+    return bigger
+
+
+class GrowingBytes(BytesReader):
+    """A column that is appended to by one thread and read by any."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._offsets: NDArray[np.generic] = np.zeros(1, dtype=np.int64)
+        self._data: NDArray[np.generic] = np.empty(0, dtype=np.uint8)
+        self.used = 0
+
+    def columns(self) -> tuple[I64, Bytes]:
+        # Offsets first: the writer publishes data before the offsets that point into it.
+        offsets = self._offsets
+        return offsets, self._data  # type: ignore[return-value]
+
+    def append(self, items: Blob) -> None:
+        """Append all items of `items`."""
+        cuts = items.offset_array().astype(np.int64)
+        self.append_columns(cuts, np.frombuffer(items.data, dtype=np.uint8))
+
+    def append_columns(self, cuts: I64, data: Bytes) -> None:
+        """Append ``len(cuts) - 1`` items, the i-th being ``data[cuts[i]:cuts[i + 1]]``."""
+        n, first = len(cuts) - 1, int(cuts[0])
+        size = int(cuts[-1]) - first
+        if self.used + size > len(self._data):
+            self._data = grown(self._data, self.used, self.used + size)
+        self._data[self.used : self.used + size] = data[first : first + size]
+        self._reserve(n)
+        self._offsets[self.rows + 1 : self.rows + n + 1] = cuts[1:] + (self.used - first)
+        self.used += size
+        self.rows += n
+
+    def append_empty(self, n: int) -> None:
+        """Append `n` empty items."""
+        self._reserve(n)
+        self._offsets[self.rows + 1 : self.rows + n + 1] = self.used
+        self.rows += n
+
+    def copy(self, start: int, stop: int) -> GrowingBytes:
+        """A column of its own with rows [start, stop)."""
+        offsets, data = self.columns()
+        other = GrowingBytes()
+        other.append_columns(offsets[start : stop + 1], data)
+        return other
+
+    def size_bytes(self, rows: int) -> int:
+        """Payload bytes of the first `rows` rows."""
+        return int(self.columns()[0][rows])
+
+    def _reserve(self, n: int) -> None:
+        need = self.rows + n + 1
+        if need > len(self._offsets):
+            self._offsets = grown(self._offsets, self.rows + 1, need)
+
+
+class MappedBytes(BytesReader):
+    """A column of a sealed file; verified when it is first read."""
+
+    def __init__(self, table: Table, name: str) -> None:
+        self._table = table
+        self._offsets = f"{name}_offsets"
+        self._data = f"{name}_data"
+
+    def columns(self) -> tuple[I64, Bytes]:
+        return self._table.column(self._offsets), self._table.column(self._data)

@@ -1,0 +1,60 @@
+"""What the WAL's records hold: shard-log records and decisions as they came, and promises.
+
+The framed message is logged as it arrived, so nothing is encoded twice on the write path.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+import msgspec
+
+from vector_db.common.core.codec import decode
+from vector_db.common.core.messages import DecisionRecord, Prepare, Stage
+from vector_db.common.model.errors import StorageCorrupt
+from vector_db.common.model.rows import Buffer
+
+_SEQ = struct.Struct("<Q")
+
+
+class RecordType(IntEnum):
+    """The `type` byte of a WAL record."""
+
+    LOG = 1
+    DECISIONS = 2
+    PROMISE = 3
+
+
+class PromiseRecord(msgspec.Struct, frozen=True):
+    """A promised term, and to whom."""
+
+    term: int
+    coordinator: str
+
+
+def sequenced(seq: int, raw: Buffer) -> list[Buffer]:
+    """The payload of a LOG or DECISIONS record."""
+    return [_SEQ.pack(seq), raw]
+
+
+def promised(term: int, coordinator: str) -> list[Buffer]:
+    """The payload of a PROMISE record."""
+    return [msgspec.msgpack.encode(PromiseRecord(term, coordinator))]
+
+
+def parse(
+    record_type: int, payload: memoryview, lsn: int
+) -> tuple[int, Prepare | Stage | DecisionRecord] | PromiseRecord:
+    """(sequence, message) or a promise.
+
+    :raises StorageCorrupt: a record that passed its checksum holds something else; names the lsn.
+    """
+    if record_type == RecordType.PROMISE:
+        return msgspec.msgpack.decode(payload, type=PromiseRecord)
+    if record_type in (RecordType.LOG, RecordType.DECISIONS):
+        (seq,) = _SEQ.unpack_from(payload)
+        message = decode(payload[_SEQ.size :])
+        if isinstance(message, Prepare | Stage | DecisionRecord):
+            return seq, message
+    raise StorageCorrupt(f"wal: record {lsn} of type {record_type} holds no known message")

@@ -1,0 +1,204 @@
+"""An immutable segment on disk, mapped: `vectors.f32` (raw float32) and `columns.vdb` (the rest).
+
+Owns the invariant that a sealed file is never changed: deaths live beside it (`deaths.py`), and a
+segment whose last file is `columns.vdb` is complete when that file exists. The raw vectors lie in a
+file of their own, row after row, so that an index builder in another process can map them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vector_db.common.model.errors import StorageCorrupt
+from vector_db.common.model.rows import F32, I64, U32
+from vector_db.common.ports import Disk
+from vector_db.shard.search.columns import Columns
+from vector_db.shard.storage.deaths import Deaths
+from vector_db.shard.storage.growing import GrowingSegment
+from vector_db.shard.storage.keys import KeyIndex, Positions, Probe, build_keys
+from vector_db.shard.storage.order import sorted_rows
+from vector_db.shard.storage.payloads import MappedBytes
+from vector_db.shard.storage.table import MappedFile, Table, as_buffer, crc32c, write_table
+from vector_db.shard.views import SegmentView, VectorIndex
+
+VECTORS_FILE = "vectors.f32"
+COLUMNS_FILE = "columns.vdb"
+INDEX_FILE = "index.faiss"
+_KIND = "segment"
+
+
+def write_sealed(disk: Disk, name: str, growing: GrowingSegment) -> None:
+    """Write all rows of `growing` durably as the segment `name`, from any thread.
+
+    :raises DiskFull: what was written so far is no segment.
+    """
+    n = growing.rows
+    vectors = as_buffer(growing.vectors[:n])
+    disk.write_atomic(f"{name}/{VECTORS_FILE}", [vectors])
+    key_hashes, key_rows = build_keys(growing.hashes[:n])
+    id_offsets, id_data = growing.ids.columns()
+    meta_offsets, meta_data = growing.metadata.columns()
+    columns: dict[str, NDArray[Any]] = {
+        "begin_ts": growing.begin_ts[:n],
+        "key_hashes": key_hashes,
+        "key_rows": key_rows,
+        "id_order": sorted_rows(growing.ids, 0, n),
+        "ids_offsets": id_offsets[: n + 1],
+        "ids_data": id_data[: id_offsets[n]],
+        "metadata_offsets": meta_offsets[: n + 1],
+        "metadata_data": meta_data[: meta_offsets[n]],
+    }
+    if (norms := growing.inverse_norm_column(n)) is not None:
+        columns["inverse_norms"] = norms
+    meta = {
+        "rows": n,
+        "dimension": growing.dimension,
+        "cosine": growing.cosine,
+        "vectors_crc32c": crc32c(vectors),
+    }
+    write_table(disk, f"{name}/{COLUMNS_FILE}", _KIND, meta, columns)
+
+
+class SealedSegment:
+    """One mapped segment. Reading a column verifies it first; `index` is set when one was built."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        """Map the files of the segment `name` (relative to `root`) without reading the columns.
+
+        :raises StorageCorrupt: a file is missing, cut short, or its header is damaged.
+        :raises NewerFormat: written by a newer program.
+        """
+        self._table = Table(root, f"{name}/{COLUMNS_FILE}", _KIND)
+        meta = self._table.meta
+        self.name = name
+        self.directory = root / name
+        self.rows: int = meta["rows"]
+        self.dimension: int = meta["dimension"]
+        self.cosine: bool = meta["cosine"]
+        self._vectors_crc32c: int = meta["vectors_crc32c"]
+        size = 4 * self.rows * self.dimension
+        self._vectors_file = MappedFile(root, f"{name}/{VECTORS_FILE}", size)
+        self._vectors: F32 | None = None
+        self._keys: KeyIndex | None = None
+        self.ids = MappedBytes(self._table, "ids")
+        self.metadata = MappedBytes(self._table, "metadata")
+        self.columns = Columns(self.metadata)
+        self.deaths = Deaths(self.rows)
+        self.index: VectorIndex | None = None
+
+    # --- columns --------------------------------------------------------------------------------
+
+    @property
+    def vectors(self) -> F32:
+        """float32[rows, dimension] over the mapping, read-only.
+
+        :raises StorageCorrupt: at the first use, when the file is damaged.
+        """
+        if self._vectors is None:
+            file = self._vectors_file
+            file.check(0, file.size_bytes, self._vectors_crc32c, "the vectors")
+            flat = np.frombuffer(file.data, dtype=np.float32)
+            self._vectors = flat.reshape(self.rows, self.dimension)
+        return self._vectors
+
+    @property
+    def begin_ts(self) -> I64:
+        return self._table.column("begin_ts")
+
+    @property
+    def inverse_norms(self) -> F32 | None:
+        """float32[rows], None unless the metric is cosine."""
+        return self._table.column("inverse_norms") if self.cosine else None
+
+    @property
+    def id_order(self) -> U32:
+        """uint32[rows]: the rows in the bytewise order of their ids, equal ids oldest first."""
+        return self._table.column("id_order")
+
+    @property
+    def keys(self) -> KeyIndex:
+        """The key index; its bitmap is made at the first use."""
+        if self._keys is None:
+            hashes, rows = self._table.column("key_hashes"), self._table.column("key_rows")
+            self._keys = KeyIndex(hashes, rows, self.ids)
+        return self._keys
+
+    @property
+    def index_path(self) -> Path:
+        """Where a builder puts the segment's index file."""
+        return self.directory / INDEX_FILE
+
+    def verify(self) -> None:
+        """Read and check every byte now, and make what first use would make.
+
+        :raises StorageCorrupt: names file and offset.
+        """
+        self._table.verify()
+        if self.vectors.shape != (self.rows, self.dimension) or len(self.begin_ts) != self.rows:
+            raise StorageCorrupt(f"{self.name}: the columns disagree on the row count (offset 0)")
+        _ = self.keys
+
+    # --- versions -------------------------------------------------------------------------------
+
+    def newest(self, probe: Probe, pending: NDArray[np.bool_]) -> tuple[Positions, I64]:
+        """(positions in the batch, newest row here) of those `pending` ids that are here."""
+        return self.keys.newest(probe, pending)
+
+    def row_at(self, key_hash: int, row_id: bytes, snapshot_ts: int) -> int:
+        """The newest row of the id born at or before the snapshot, dead or not; -1: none here."""
+        begin_ts = self.begin_ts
+        for row in self.keys.versions(key_hash, row_id):
+            if begin_ts[row] <= snapshot_ts:
+                return row
+        return -1
+
+    def end_ts(self, rows: NDArray[np.int64]) -> I64:
+        return self.deaths.end_ts(rows)
+
+    def kill(self, rows: NDArray[np.int64], ts: int) -> int:
+        return self.deaths.kill(rows, ts)
+
+    def undo_above(self, ts: int) -> bool:
+        if int(self.begin_ts[-1]) > ts:
+            raise RuntimeError(f"{self.name}: sealed rows up to {int(self.begin_ts[-1])} cannot be "
+                               f"undone to {ts}")  # fmt: skip
+        return self.deaths.undo_above(ts) > 0
+
+    def count(self, snapshot_ts: int) -> int:
+        # A row that died at or before the snapshot was born before it, too.
+        return self._prefix(snapshot_ts) - self.deaths.until(snapshot_ts)
+
+    def view(self, snapshot_ts: int) -> SegmentView | None:
+        n = self._prefix(snapshot_ts)
+        if n == self.deaths.until(snapshot_ts):
+            return None
+        live, norms = self.deaths.live(snapshot_ts), self.inverse_norms
+        return SegmentView(
+            rows=n,
+            vectors=self.vectors[:n],
+            inverse_norms=None if norms is None else norms[:n],
+            versions=self.begin_ts[:n],
+            live=None if live is None else live[:n],
+            ids=self.ids,
+            metadata=self.metadata,
+            columns=self.columns,
+            index=self.index,
+        )
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes held outside the mapping."""
+        return self.deaths.memory_bytes + (0 if self._keys is None else self._keys.memory_bytes)
+
+    @property
+    def disk_bytes(self) -> int:
+        index = self.index_path
+        built = index.stat().st_size if index.exists() else 0
+        return self._table.size_bytes + self._vectors_file.size_bytes + built
+
+    def _prefix(self, ts: int) -> int:
+        return int(np.searchsorted(self.begin_ts, ts, side="right"))

@@ -1,0 +1,366 @@
+"""All rows of one worker: its slices, when they are sealed and checkpointed, and their opening.
+
+Owns the invariant that what the files of the last durable manifest say, plus every commit above its
+timestamp applied again in order, is the state in memory. All methods run on one thread; jobs and
+views may be used on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vector_db.common.core.messages import (
+    FetchRequest,
+    RowsReply,
+    ScrollRequest,
+    StatsReply,
+    StatsRequest,
+)
+from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.model.errors import NotFound, StorageCorrupt
+from vector_db.common.model.ids import TS_NEVER
+from vector_db.common.model.rows import RowBlock
+from vector_db.common.ports import Disk
+from vector_db.shard.core.parts import Latest
+from vector_db.shard.storage.image import read_deaths, read_image
+from vector_db.shard.storage.jobs import (
+    NO_MANIFEST,
+    CheckpointJob,
+    SealJob,
+    SliceEntry,
+    StoreManifest,
+    capture_slice,
+    parse_manifest,
+)
+from vector_db.shard.storage.leftovers import SEGMENTS_DIR, highest_number, remove_leftovers
+from vector_db.shard.storage.options import StoreOptions
+from vector_db.shard.storage.reads import Place, RowMask, locate, rows_reply, scroll_places
+from vector_db.shard.storage.sealed import SealedSegment
+from vector_db.shard.storage.slice import SavedImage, Slice
+from vector_db.shard.views import SegmentView, VectorIndex
+
+__all__ = ["CheckpointJob", "SealJob", "Store", "StoreOptions"]
+
+
+class Store:
+    """The slices of one worker, by collection and shard, made when they are first asked for."""
+
+    def __init__(self, disk: Disk, options: StoreOptions) -> None:
+        self._disk = disk
+        self._options = options
+        self._collections: dict[int, Collection] = {}
+        self._slices: dict[int, dict[int, Slice]] = {}
+        self._names_used = 0
+        self._sealing: dict[str, SealJob] = {}
+        self._indexing: set[str] = set()
+        self._checkpointing: CheckpointJob | None = None
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        options: StoreOptions,
+        manifest: dict[str, Any] | None,
+        collections: Iterable[Collection],
+    ) -> Store:
+        """The store as of the manifest; files that the manifest does not name are removed.
+
+        Slices of collections that are not given are left out: they were dropped.
+
+        :raises StorageCorrupt: a file is missing or damaged (columns of sealed segments are
+            checked at their first use, see `verify`).
+        :raises NewerFormat: written by a newer program.
+        """
+        store = cls(disk, options)
+        for collection in collections:
+            store.add_collection(collection)
+        known = NO_MANIFEST if manifest is None else parse_manifest(manifest)
+        store._names_used = max(known.names_used, highest_number(disk.root))
+        for entry in known.slices:
+            if entry.collection in store._collections:
+                store._load(entry, known)
+        remove_leftovers(disk.root, known.files(), known.segments(), known.names_used)
+        return store
+
+    def verify(self) -> None:
+        """Check every byte of every sealed segment now, in any thread.
+
+        :raises StorageCorrupt: names file and offset.
+        """
+        # Copies, because the owner's thread may go on writing.
+        parts = [
+            part for by_shard in list(self._slices.values()) for part in list(by_shard.values())
+        ]
+        for part in parts:
+            for segment in list(part.sealed):
+                segment.verify()
+
+    # --- collections ----------------------------------------------------------------------------
+
+    def add_collection(self, c: Collection) -> None:
+        """Know `c`; a second time changes nothing but the catalog entry."""
+        self._collections[c.id] = c
+        self._slices.setdefault(c.id, {})
+
+    def drop_collection(self, collection_id: int) -> None:
+        """Forget it at once; its files go with the next durable checkpoint."""
+        self._collections.pop(collection_id, None)
+        self._slices.pop(collection_id, None)
+
+    def collection(self, collection_id: int) -> Collection:
+        """:raises NotFound: no such collection."""
+        if (found := self._collections.get(collection_id)) is None:
+            raise NotFound(f"collection {collection_id} does not exist on this worker")
+        return found
+
+    # --- writes ---------------------------------------------------------------------------------
+
+    def latest(self, shard: int, block: RowBlock) -> Latest:
+        """The newest version of each key of the block.
+
+        :raises NotFound: no such collection.
+        """
+        return self._slice(block.collection_id, shard).latest(block)
+
+    def apply(self, shard: int, block: RowBlock, commit_ts: int) -> int:
+        """Upsert the rows, or delete the keys, of a committed block; how many were alive.
+
+        Blocks of one transaction carry the same `commit_ts`; a later one wins over an earlier.
+
+        :raises NotFound: no such collection.
+        :raises ValueError: the dimension differs, or `commit_ts` lies before the newest row's.
+        """
+        collection = self.collection(block.collection_id)
+        if not block.delete and block.dimension != collection.dimension:
+            raise ValueError(f"dimension {block.dimension}, want {collection.dimension}")
+        return self._slice(block.collection_id, shard).apply(block, commit_ts)
+
+    def undo_above(self, ts: int) -> None:
+        """Undo every commit after `ts`.
+
+        :raises RuntimeError: a row after `ts` is sealed, which the caller's `stable_ts` forbade.
+        """
+        for part in self._all_slices():
+            part.undo_above(ts)
+
+    # --- reads ----------------------------------------------------------------------------------
+
+    def views(
+        self, collection_id: int, shards: Sequence[int], snapshot_ts: int
+    ) -> list[SegmentView]:
+        """Every segment of the shards that has a visible row, as of the snapshot.
+
+        :raises NotFound: no such collection.
+        :raises StorageCorrupt: at the first use of a damaged segment.
+        """
+        parts = self._parts(collection_id, shards)
+        return [view for part in parts for view in part.views(snapshot_ts)]
+
+    def locate(
+        self, collection_id: int, shards: Sequence[int], ids: list[bytes], snapshot_ts: int
+    ) -> list[Place | None]:
+        """(segment, row) of each id as of the snapshot, None where it is not visible.
+
+        :raises NotFound: no such collection.
+        """
+        return locate(self._parts(collection_id, shards), ids, snapshot_ts)
+
+    def fetch(self, request: FetchRequest) -> RowsReply:
+        """The visible rows in the order asked; absent ones are left out.
+
+        :raises NotFound: no such collection.
+        """
+        dimension = self.collection(request.collection_id).dimension
+        ids = request.ids.unpack()
+        found = self.locate(request.collection_id, request.shards, ids, request.snapshot_ts)
+        places = [place for place in found if place is not None]
+        return rows_reply(places, dimension, request.include_vectors)
+
+    def count_all(self, collection_id: int, shards: Sequence[int], snapshot_ts: int) -> int:
+        """Rows visible at the snapshot.
+
+        :raises NotFound: no such collection.
+        """
+        return sum(part.count(snapshot_ts) for part in self._parts(collection_id, shards))
+
+    def scroll(self, request: ScrollRequest, mask: RowMask | None) -> RowsReply:
+        """The first `limit` visible rows with id > `after`, in the order of ids bytewise.
+
+        :param mask: which rows of a view match the filter, bool[rows].
+        :raises NotFound: no such collection.
+        """
+        dimension = self.collection(request.collection_id).dimension
+        parts = self._parts(request.collection_id, request.shards)
+        places = scroll_places(parts, request.snapshot_ts, request.after, request.limit, mask)
+        return rows_reply(places, dimension, request.include_vectors)
+
+    def stats(self, request: StatsRequest) -> StatsReply:
+        """Sizes of the collection's slices now.
+
+        :raises NotFound: no such collection.
+        """
+        parts = self._parts(request.collection_id, request.shards)
+        sealed = [segment for part in parts for segment in part.sealed]
+        memory = [m for part in parts for m in (part.growing, part.frozen) if m is not None]
+        images = [part.image for part in parts if part.image is not None]
+        return StatsReply(
+            rows=sum(part.count(TS_NEVER - 1) for part in parts),
+            rows_indexed=sum(s.count(TS_NEVER - 1) for s in sealed if s.index is not None),
+            segments=len(sealed),
+            bytes_memory=sum(m.memory_bytes for m in memory) + sum(s.memory_bytes for s in sealed),
+            bytes_disk=sum(s.disk_bytes for s in sealed) + sum(i.size_bytes for i in images),
+        )
+
+    def bytes_held(self) -> int:
+        """Bytes of rows in memory and in sealed files, of all slices: what the hot tier holds."""
+        total = 0
+        for part in self._all_slices():
+            total += sum(m.memory_bytes for m in (part.growing, part.frozen) if m is not None)
+            total += sum(s.disk_bytes for s in part.sealed)
+        return total
+
+    def metric_of(self, segment: SealedSegment) -> Metric | None:
+        """The metric of the collection that a segment belongs to; None: it was dropped."""
+        for part in self._all_slices():
+            if segment in part.sealed:
+                return part.collection.metric
+        return None
+
+    # --- sealing --------------------------------------------------------------------------------
+
+    def seal_due(self, stable_ts: int, idle_slices_ok: bool) -> SealJob | None:
+        """The next growing segment to seal, frozen; its rows up to `stable_ts` stay searchable.
+
+        Run the job in any thread, then hand it to `sealed`. One at a time per slice.
+
+        :param idle_slices_ok: seal also smaller segments that are worth an index.
+        """
+        options = self._options
+        parts = self._all_slices()
+        crowded = sum(part.growing.payload for part in parts) > options.growing_bytes_max
+
+        def is_due(part: Slice, rows: int, payload: int) -> bool:
+            idle = idle_slices_ok and len(part.sealed) < options.idle_segments_max
+            rows_min = options.index_rows_min if idle else options.seal_rows
+            return rows > 0 and (crowded or rows >= rows_min or payload >= options.seal_bytes)
+
+        # This runs after every group of commits: most slices are ruled out by their counters.
+        maybe = [
+            part
+            for part in parts
+            if part.frozen is None and is_due(part, part.growing.rows, part.growing.payload)
+        ]
+        for part in sorted(maybe, key=lambda part: part.growing.payload, reverse=True):
+            rows = part.growing.prefix(stable_ts)
+            if is_due(part, rows, part.growing.payload_bytes(rows)):
+                base = f"{SEGMENTS_DIR}/{part.collection.id}-{part.shard}"
+                job = SealJob(self._disk, part, part.freeze(rows), self._new_name(base))
+                self._sealing[job.name] = job
+                return job
+        return None
+
+    def sealed(self, job: SealJob) -> None:
+        """The job has run: serve its rows from the files, with the deaths that came meanwhile.
+
+        :raises RuntimeError: the job did not run.
+        """
+        if job.segment is None:
+            raise RuntimeError(f"{job.name} is not written yet")
+        del self._sealing[job.name]
+        if self._is_known(job.owner):
+            job.owner.replace_frozen(job.segment)
+
+    def index_due(self) -> SealedSegment | None:
+        """The largest segment that is worth an index and has none; once, until `indexed`."""
+        due = [
+            segment
+            for part in self._all_slices()
+            for segment in part.sealed
+            if segment.index is None
+            and segment.rows >= self._options.index_rows_min
+            and segment.name not in self._indexing
+        ]
+        if not due:
+            return None
+        segment = max(due, key=lambda s: s.rows)
+        self._indexing.add(segment.name)
+        return segment
+
+    def indexed(self, segment: SealedSegment, index: VectorIndex | None) -> None:
+        """The index of a segment from `index_due` is built; None: it failed, and is due again."""
+        self._indexing.discard(segment.name)
+        segment.index = index
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def checkpoint(self, ts: int) -> CheckpointJob:
+        """Capture the state at `ts`: references and a few copies. One at a time: a later call
+        abandons the job of an earlier one.
+
+        :param ts: at most what is stable, at least what was stable when the last segment froze.
+        :raises ValueError: a sealed row is newer than `ts`.
+        """
+        captures = [capture_slice(part, ts, self._new_name) for part in self._all_slices()]
+        self._checkpointing = CheckpointJob(self._disk, ts, self._names_used, captures)
+        return self._checkpointing
+
+    def checkpointed(self, job: CheckpointJob) -> None:
+        """The manifest of the job is durable: remove the files that only older ones named.
+
+        :raises RuntimeError: the job did not run, or a later one was begun.
+        """
+        if job is not self._checkpointing:
+            raise RuntimeError("not the last checkpoint that was begun")
+        entries = job.entries()
+        job.settle()
+        self._checkpointing = None
+        alive = {segment.name for part in self._all_slices() for segment in part.sealed}
+        keep = entries.segments() | alive | set(self._sealing)
+        remove_leftovers(self._disk.root, entries.files(), keep, entries.names_used)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _load(self, entry: SliceEntry, manifest: StoreManifest) -> None:
+        collection = self._collections[entry.collection]
+        part = self._slice(entry.collection, entry.shard)
+        size = 0
+        if entry.image is not None:
+            cosine = collection.metric == Metric.COSINE
+            part.growing, size = read_image(self._disk, entry.image, collection.dimension, cosine)
+        part.image = SavedImage(manifest.ts, part.layout, entry.image, size)
+        part.changed_ts = manifest.ts
+        for item in entry.segments:
+            segment = SealedSegment(self._disk.root, item.name)
+            if segment.dimension != collection.dimension:
+                raise StorageCorrupt(
+                    f"{item.name}: dimension {segment.dimension}, the catalog has "
+                    f"{collection.dimension} (offset 0)"
+                )
+            if item.deaths_file is not None:
+                segment.deaths = read_deaths(self._disk, item.deaths_file, segment.rows)
+                part.saved_deaths[item.name] = (item.deaths, item.deaths_file)
+            part.sealed.append(segment)
+
+    def _all_slices(self) -> list[Slice]:
+        return [part for parts in self._slices.values() for part in parts.values()]
+
+    def _slice(self, collection_id: int, shard: int) -> Slice:
+        collection = self.collection(collection_id)
+        parts = self._slices[collection_id]
+        if (part := parts.get(shard)) is None:
+            part = parts[shard] = Slice(collection, shard)
+        return part
+
+    def _parts(self, collection_id: int, shards: Sequence[int]) -> list[Slice]:
+        self.collection(collection_id)
+        parts = self._slices[collection_id]
+        return [parts[shard] for shard in shards if shard in parts]
+
+    def _is_known(self, part: Slice) -> bool:
+        return self._slices.get(part.collection.id, {}).get(part.shard) is part
+
+    def _new_name(self, base: str) -> str:
+        """A file name never used before in this data directory."""
+        self._names_used += 1
+        return f"{base}-{self._names_used}"

@@ -1,0 +1,75 @@
+"""`vector-db demo` as a newcomer runs it: a server of its own, the show, a clean end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+def start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
+    http_port, grpc_port = free_ports()
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "vector_db.common.service.cli",
+            "demo",
+            "--http-port",
+            str(http_port),
+            "--grpc-port",
+            str(grpc_port),
+            *arguments,
+        ],
+        cwd=ROOT,
+        # A width that folds no line, and lines as they are printed.
+        env=os.environ | {"COLUMNS": "120", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return child, http_port
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_without_serving_the_demo_shows_everything_and_ends_its_server() -> None:
+    child, port = start("--no-serve")
+    said, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, said
+    assert "Loaded 5,000 entries" in said
+    assert "loaf" in said
+    assert "One atomic write" in said
+    assert f"curl -X POST localhost:{port}/vectors" in said
+    assert port_is_free(port)
+
+
+def test_sigterm_ends_a_serving_demo_and_its_server_in_good_order() -> None:
+    child, port = start()
+    assert child.stdout is not None
+    said = ""
+    for line in child.stdout:
+        said += line
+        if line.startswith("Serving until"):
+            break
+    assert "Serving until" in said, said
+    assert not port_is_free(port)
+    child.send_signal(signal.SIGTERM)
+    rest, _ = child.communicate(timeout=60)
+    assert child.returncode == 0, said + rest
+    assert port_is_free(port)

@@ -1,0 +1,103 @@
+"""Gateway, coordinator and two shard workers as four processes over a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.processes import Service
+from vector_db.common.adapters.nats_server import NatsServer
+
+
+class Mesh:
+    """Four processes and their broker."""
+
+    def __init__(self, folder: Path, nats_url: str) -> None:
+        settings = {"VECTOR_DB_NATS_URL": nats_url}
+        self.shards = [Service("shard", folder / f"shard{i}", **settings) for i in range(2)]
+        self.coordinator = Service("coordinator", folder / "coordinator", **settings)
+        self.gateway = Service("gateway", folder / "gateway", **settings)
+
+    def start(self) -> None:
+        everyone = [*self.shards, self.coordinator, self.gateway]
+        for service in everyone:
+            service.spawn()
+        for service in everyone:
+            service.wait_ready()
+
+    def kill(self) -> None:
+        for service in [self.gateway, self.coordinator, *self.shards]:
+            service.kill()
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Mesh]:
+    nats = NatsServer(tmp_path / "nats")
+    with asyncio.Runner() as runner:
+        runner.run(nats.start())
+        mesh = Mesh(tmp_path, nats.url)
+        try:
+            mesh.start()
+            yield mesh
+        finally:
+            mesh.kill()
+            runner.run(nats.stop())
+
+
+def test_quick_start_and_a_collection_over_two_workers(mesh: Mesh) -> None:
+    gateway = mesh.gateway
+    inserted = gateway.call(
+        "/vectors",
+        {
+            "vectors": [
+                {"id": "vec1", "dimensions": [0.1, 0.2, 0.3, 0.4]},
+                {"id": "vec2", "dimensions": [0.4, 0.3, 0.2, 0.1]},
+            ]
+        },
+    )
+    assert inserted["count"] == 2
+    answer = gateway.call("/query", {"vector": [0.1, 0.2, 0.3, 0.4], "k": 10})
+    assert [hit["id"] for hit in answer["vectors"]] == ["vec1", "vec2"]
+    assert answer["snapshot_ts"] >= inserted["commit_ts"]
+
+    gateway.call("/v1/collections", {"name": "wide", "dimension": 16, "metric": "dot"})
+    rng = np.random.default_rng(7)
+    vectors = rng.normal(size=(500, 16)).astype(np.float32)
+    rows = [{"id": f"r{i}", "dimensions": v.tolist()} for i, v in enumerate(vectors)]
+    gateway.call("/v1/collections/wide/vectors", {"vectors": rows})
+    cluster = gateway.call("/v1/cluster")
+    assert gateway.call("/v1/collections/wide")["shards"] == 2
+    placed = {w for replicas in cluster["shards"].values() for w in replicas}
+    assert len(placed) == 2, "both workers hold a shard"
+    for worker in cluster["workers"]:
+        assert worker["ready"]
+
+    query = rng.normal(size=16).astype(np.float32)
+    best = np.argsort(-(vectors @ query), kind="stable")[:10]
+    answer = gateway.call(
+        "/v1/collections/wide/query",
+        {"vector": query.tolist(), "k": 10, "include": ["metadata", "dimensions"]},
+    )
+    assert [hit["id"] for hit in answer["vectors"]] == [f"r{i}" for i in best]
+    assert np.array_equal(np.float32(answer["vectors"][0]["dimensions"]), vectors[best[0]])
+    assert gateway.call("/v1/collections/wide/count", {})["count"] == 500
+
+
+def test_a_killed_worker_coordinator_and_gateway_come_back_with_everything(mesh: Mesh) -> None:
+    gateway = mesh.gateway
+    gateway.call("/v1/collections", {"name": "c", "dimension": 4, "metric": "cosine"})
+    rows = [{"id": f"r{i}", "dimensions": [1.0, float(i), 2.0, 3.0]} for i in range(200)]
+    token = gateway.call("/v1/collections/c/vectors", {"vectors": rows})["commit_ts"]
+    for victim in [mesh.shards[0], mesh.coordinator, gateway, mesh.shards[1]]:
+        victim.kill()
+        victim.start()
+        count = gateway.call("/v1/collections/c/count", {"consistency": {"at_least": token}})
+        assert count["count"] == len(rows)
+        rows.append({"id": f"after-{len(rows)}", "dimensions": [4.0, 3.0, 2.0, 1.0]})
+        written = gateway.call("/v1/collections/c/vectors", {"vectors": rows[-1:]})
+        assert written["commit_ts"] > token
+        token = written["commit_ts"]

@@ -1,0 +1,308 @@
+"""A small gateway in memory that speaks the REST wire, on its own thread, and fails on demand.
+
+It keeps whole rows under one counter of commits, so it can tell what a client sent it; it searches
+by brute force. It is not the server: what the server does is tested against the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import itertools
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from aiohttp import web
+
+Stored = tuple[np.ndarray, Any, int]
+
+
+@dataclass
+class Request:
+    """What arrived; `body` is None for Arrow."""
+
+    method: str
+    path: str
+    content_type: str
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass
+class FakeGateway:
+    """`script` holds what happens to the next requests, in order: None lets one through."""
+
+    url: str = ""
+    requests: list[Request] = field(default_factory=list)
+    script: list[Any] = field(default_factory=list)
+    collections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, dict[str, Stored]] = field(default_factory=dict)
+    clock: int = 100
+    in_flight_max: int = 0
+    delay_s: float = 0.0
+    arrived: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._in_flight = 0
+        self._cursors = itertools.count(1)
+        self._scrolls: dict[str, list[dict[str, Any]]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def start(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def sent(self, ending: str) -> list[Request]:
+        return [request for request in self.requests if request.path.endswith(ending)]
+
+    async def _start(self) -> None:
+        app = web.Application(client_max_size=1 << 30)
+        one = "/v1/collections/{c}"
+        app.add_routes(
+            [
+                web.post("/v1/collections", self._wrap(self.create)),
+                web.get("/v1/collections", self._wrap(self.listing)),
+                web.get(one, self._wrap(self.one)),
+                web.delete(one, self._wrap(self.drop)),
+                web.get(one + "/stats", self._wrap(self.stats)),
+                web.post(one + "/vectors", self._wrap(self.write)),
+                web.patch(one + "/vectors/{id}", self._wrap(self.patch)),
+                web.post(one + "/vectors/fetch", self._wrap(self.fetch)),
+                web.post(one + "/vectors/delete", self._wrap(self.delete)),
+                web.post(one + "/query", self._wrap(self.query)),
+                web.post(one + "/scroll", self._wrap(self.scroll)),
+                web.post(one + "/count", self._wrap(self.count)),
+                web.post("/v1/transactions/commit", self._wrap(self.commit)),
+                web.post("/vectors", self._wrap(self.write)),
+                web.get("/v1/cluster", self._wrap(self.cluster)),
+            ]
+        )
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{port}"
+
+    def _wrap(
+        self, handler: Callable[[web.Request, Any], Any]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            raw = await request.read()
+            arrow = "arrow" in request.content_type
+            body = None if arrow else orjson.loads(raw or b"{}")
+            self.requests.append(
+                Request(
+                    request.method,
+                    request.path_qs,
+                    request.content_type,
+                    dict(request.headers),
+                    body,
+                )
+            )
+            self.arrived.set()
+            self._in_flight += 1
+            self.in_flight_max = max(self.in_flight_max, self._in_flight)
+            try:
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                step = self.script.pop(0) if self.script else None
+                if step == "disconnect":
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return web.Response()
+                if step == "html":
+                    return web.Response(status=502, text="<h1>Bad gateway</h1>")
+                if isinstance(step, tuple):
+                    return _failure(*step)
+                return _json(200, handler(request, raw if arrow else body))
+            except LookupError as error:
+                return _failure(404, "not_found", False, str(error))
+            except FileExistsError as error:
+                return _failure(409, "already_exists", False, str(error))
+            finally:
+                self._in_flight -= 1
+
+        return handle
+
+    # -- handlers
+
+    def create(self, request: web.Request, body: Any) -> Any:
+        if body["name"] in self.collections:
+            raise FileExistsError(body["name"])
+        self.collections[body["name"]] = {"shards": 1, **body}
+        self.rows[body["name"]] = {}
+        return self.collections[body["name"]]
+
+    def listing(self, request: web.Request, body: Any) -> Any:
+        return {"collections": list(self.collections.values())}
+
+    def one(self, request: web.Request, body: Any) -> Any:
+        return self.collections[request.match_info["c"]]
+
+    def drop(self, request: web.Request, body: Any) -> Any:
+        del self.collections[request.match_info["c"]]
+        self.clock += 1
+        return {"commit_ts": self.clock}
+
+    def stats(self, request: web.Request, body: Any) -> Any:
+        rows = len(self.rows[request.match_info["c"]])
+        return {
+            "rows": rows,
+            "rows_indexed": 0,
+            "segments": 1,
+            "bytes_memory": 10,
+            "bytes_disk": 20,
+        }
+
+    def write(self, request: web.Request, body: Any) -> Any:
+        if isinstance(body, bytes):
+            table = pa.ipc.open_stream(io.BytesIO(body)).read_all().to_pydict()
+            metadata = table.get("metadata") or [None] * len(table["id"])
+            new = [
+                (i, np.array(v, "<f4"), m and orjson.loads(m))
+                for i, v, m in zip(table["id"], table["vector"], metadata, strict=True)
+            ]
+            mode = request.query["mode"]
+        else:
+            new = [
+                (row["id"], _vector(row["dimensions"]), row.get("metadata"))
+                for row in body["vectors"]
+            ]
+            mode = body["mode"]
+        rows = self._rows(request)
+        for row_id, _, _ in new:
+            if mode == "insert" and row_id in rows:
+                raise FileExistsError(row_id)
+            if mode == "update" and row_id not in rows:
+                raise LookupError(row_id)
+        self.clock += 1
+        rows.update({i: (v, m, self.clock) for i, v, m in new})
+        return {"count": len(new), "commit_ts": self.clock}
+
+    def patch(self, request: web.Request, body: Any) -> Any:
+        rows = self._rows(request)
+        vector, metadata, _ = rows[request.match_info["id"]]
+        self.clock += 1
+        merged = {**(metadata or {}), **body["metadata"]}
+        merged = {key: value for key, value in merged.items() if value is not None}
+        rows[request.match_info["id"]] = (vector, merged, self.clock)
+        return {"count": 1, "commit_ts": self.clock}
+
+    def fetch(self, request: web.Request, body: Any) -> Any:
+        rows = self._rows(request)
+        found = [_row(i, rows[i], body["include"]) for i in body["ids"] if i in rows]
+        return {"vectors": found, "snapshot_ts": self.clock}
+
+    def delete(self, request: web.Request, body: Any) -> Any:
+        rows = self._rows(request)
+        ids = body.get("ids") or [i for i, row in rows.items() if _fits(row, body["filter"])]
+        found = [rows.pop(i) for i in ids if i in rows]
+        self.clock += 1
+        return {"count": len(found), "commit_ts": self.clock}
+
+    def query(self, request: web.Request, body: Any) -> Any:
+        rows = {i: r for i, r in self._rows(request).items() if _fits(r, body.get("filter"))}
+
+        def search(vector: np.ndarray, but: str | None = None) -> list[dict[str, Any]]:
+            hits = [(-float(r[0] @ vector), i) for i, r in rows.items() if i != but]
+            hits = [h for h in sorted(hits) if -h[0] >= body.get("min_similarity", -9)]
+            return [
+                {"id": i, "similarity": -s, "metadata": rows[i][1]} for s, i in hits[: body["k"]]
+            ]
+
+        if "vectors" in body:
+            results = [{"vectors": search(_vector(v))} for v in body["vectors"]]
+            return {"results": results, "snapshot_ts": self.clock}
+        if "id" in body:
+            hits = search(self._rows(request)[body["id"]][0], body["id"])
+        else:
+            hits = search(_vector(body["vector"]))
+        return {"vectors": hits, "snapshot_ts": self.clock}
+
+    def scroll(self, request: web.Request, body: Any) -> Any:
+        cursor = body.get("cursor")
+        if cursor is None:
+            rows = self._rows(request)
+            left = [
+                _row(i, r, body["include"]) for i, r in rows.items() if _fits(r, body.get("filter"))
+            ]
+        else:
+            left = self._scrolls[cursor]
+        page, left = left[: body["limit"]], left[body["limit"] :]
+        following = f"cursor-{next(self._cursors)}" if left else None
+        if following:
+            self._scrolls[following] = left
+        return {"vectors": page, "cursor": following, "snapshot_ts": self.clock}
+
+    def count(self, request: web.Request, body: Any) -> Any:
+        rows = self._rows(request).values()
+        found = sum(_fits(row, body.get("filter")) for row in rows)
+        return {"count": found, "snapshot_ts": self.clock}
+
+    def commit(self, request: web.Request, body: Any) -> Any:
+        self.clock += 1
+        count = 0
+        for operation in body["operations"]:
+            rows = self.rows[operation["collection"]]
+            for row in operation.get("upsert", ()):
+                rows[row["id"]] = (_vector(row["dimensions"]), row.get("metadata"), self.clock)
+                count += 1
+            count += sum(rows.pop(i, None) is not None for i in operation.get("delete", ()))
+        return {"count": count, "commit_ts": self.clock}
+
+    def cluster(self, request: web.Request, body: Any) -> Any:
+        return {"workers": []}
+
+    def _rows(self, request: web.Request) -> dict[str, Stored]:
+        name = request.match_info.get("c", "default")
+        return self.rows.setdefault(name, {}) if name == "default" else self.rows[name]
+
+
+def _fits(row: Stored, filter: dict[str, Any] | None) -> bool:
+    return all((row[1] or {}).get(key) == value for key, value in (filter or {}).items())
+
+
+def _vector(value: Any) -> np.ndarray:
+    if isinstance(value, str):
+        return np.frombuffer(base64.b64decode(value), "<f4")
+    return np.array(value, "<f4")
+
+
+def _row(row_id: str, row: Stored, include: list[str]) -> dict[str, Any]:
+    shown: dict[str, Any] = {"id": row_id, "version": row[2]}
+    if "dimensions" in include:
+        shown["dimensions"] = [float(x) for x in row[0]]
+    if "metadata" in include:
+        shown["metadata"] = row[1]
+    return shown
+
+
+def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        status=status,
+        body=orjson.dumps(body),
+        content_type="application/json",
+        headers={"X-Request-Id": "req-1", **(headers or {})},
+    )
+
+
+def _failure(
+    status: int, code: str, retryable: bool, message: str = "scripted", retry_after: str = ""
+) -> web.Response:
+    error = {"code": code, "message": message, "retryable": retryable, "request_id": "req-1"}
+    error |= {"details": {"fact": 1}}
+    return _json(status, {"error": error}, {"Retry-After": retry_after} if retry_after else None)
