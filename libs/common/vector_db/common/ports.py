@@ -100,6 +100,7 @@ class Bus(Protocol):
         :raises BusUnavailable: not connected; nothing was sent.
         :raises BusTimeout: the outcome is not known.
         :raises LogMissing: the log is gone.
+        :raises TooLarge: a record is one message of the broker, and this one passes its limit.
         """
 
     async def tail(

@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 from vector_db.common.core.messages import (
     AnyMessage,
     Beat,
+    ConfirmRequest,
     Durable,
     Member,
     NeedTakeover,
@@ -25,6 +26,7 @@ from vector_db.common.core.messages import (
 from vector_db.common.core.subjects import (
     beats,
     decision_log,
+    log_term,
     members,
     promise_replies,
     promises,
@@ -32,7 +34,7 @@ from vector_db.common.core.subjects import (
     shard_log,
     votes,
 )
-from vector_db.common.model.errors import StartupError
+from vector_db.common.model.errors import InvalidArgument, TooLarge
 from vector_db.common.ports import BusTimeout, BusUnavailable, Subscription
 from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
@@ -68,6 +70,9 @@ class Coordinator:
         self._survey: Survey | None = None
         self._survey_changed = asyncio.Event()
         self._highest_term = 0
+        self._foreign: set[str] = set()
+        self._fresh_since_s: float | None = None
+        self._old_logs = False
         self._cluster_id = ""
         self._heard_beat_s = self._clock.monotonic_s()
         self._leading = asyncio.Event()
@@ -90,7 +95,7 @@ class Coordinator:
             await bus.subscribe(votes(), self._on_vote),
             await bus.subscribe(beats(), self._on_beat),
             await bus.subscribe(members(), self._on_member),
-            await bus.subscribe(promise_replies(self._id), self._on_promise),
+            await bus.serve(promise_replies(self._id), self._on_promise),
         ]
         self._runner = asyncio.create_task(self._cycle(), name="coordinator")
         ready = asyncio.create_task(self._leading.wait())
@@ -128,32 +133,63 @@ class Coordinator:
     # --- inputs -----------------------------------------------------------------------------------
 
     def _on_vote(self, message: AnyMessage) -> None:
-        if isinstance(message, Vote | Durable | NeedTakeover):
-            self._see_term(message.term)
-            if self._term is not None:
-                self._term.on_message(message)
+        if self._term is not None and isinstance(message, Vote | Durable | NeedTakeover):
+            self._term.on_message(message)
+
+    def _is_foreign(self, cluster_id: str, who: str) -> bool:
+        """Whether a message comes from another cluster on the same broker; said once each."""
+        foreign = bool(cluster_id and self._cluster_id and cluster_id != self._cluster_id)
+        if foreign and who not in self._foreign:
+            self._foreign.add(who)
+            self._log.error("ignored: it belongs to another cluster", who=who, cluster=cluster_id)
+        return foreign
 
     def _on_beat(self, message: AnyMessage) -> None:
         if isinstance(message, Beat) and message.coordinator != self._id:
+            if self._is_foreign(message.cluster_id, f"coordinator {message.coordinator}"):
+                return
             self._heard_beat_s = self._clock.monotonic_s()
             self._see_term(message.term)
             self._cluster_id = self._cluster_id or message.cluster_id
 
     def _on_member(self, message: AnyMessage) -> None:
         if isinstance(message, Member):
+            if self._is_foreign(message.cluster_id, f"shard worker {message.worker}"):
+                return
             self._members[message.worker] = (self._clock.monotonic_s(), message)
             self._see_term(message.term)
 
-    def _on_promise(self, message: AnyMessage) -> None:
-        if isinstance(message, Promise) and self._survey is not None:
+    async def _on_promise(self, message: AnyMessage) -> AnyMessage:
+        if not isinstance(message, Promise):
+            raise InvalidArgument("a candidate takes promises only")
+        if not self._is_foreign(message.cluster_id, f"shard worker {message.worker}"):
             self._see_term(message.promised)
-            self._survey.promise(message)
-            self._survey_changed.set()
+            if self._survey is not None:
+                self._take_promise(self._survey, message)
             if message.worker not in self._members:
                 # Alive, and the first heartbeat may be half a second away.
                 self._on_member(
-                    Member(message.worker, message.promised, True, "", (), message.cursor)
+                    Member(
+                        worker=message.worker,
+                        cluster_id=message.cluster_id,
+                        term=message.promised,
+                        ready=True,
+                        zone="",
+                        shards=(),
+                        cursor=message.cursor,
+                    )
                 )
+        return ConfirmRequest(message.promised)
+
+    def _take_promise(self, survey: Survey, promise: Promise) -> None:
+        try:
+            survey.promise(promise)
+        except ClusterMismatch as mismatch:
+            # Which of them is meant only the operator knows.
+            self._waits_for = f"one cluster's workers alone: {mismatch}"
+            self._log.error("shard workers of two clusters answer", reason=str(mismatch))
+            return
+        self._survey_changed.set()
 
     def _see_term(self, term: int) -> None:
         self._highest_term = max(self._highest_term, term)
@@ -183,7 +219,15 @@ class Coordinator:
             except (BusUnavailable, BusTimeout) as error:
                 self._log.warning("no new term yet", error=str(error))
                 await asyncio.sleep(SURVEY_REPEAT_S)
-            await self._standby(SURVEY_REPEAT_S)
+            except TooLarge as error:
+                # The workers' cursors are too far apart for one record: the one behind must go, or
+                # the broker's max_payload must grow.
+                self._waits_for = f"a larger max_payload of the broker: {error}"
+                self._log.error("no new term yet", error=str(error))
+                await asyncio.sleep(COMPLAINT_S)
+            # Two candidates that start together must not follow each other's steps for ever.
+            jitter_s = 0.0 if self._runtime.sole else random.random() * BEAT_TIMEOUT_S
+            await self._standby(SURVEY_REPEAT_S + jitter_s)
 
     async def _standby(self, quiet_s: float) -> None:
         """Until no beat of another coordinator was heard for a while."""
@@ -202,6 +246,7 @@ class Coordinator:
 
     async def _campaign(self) -> Sequencer | None:
         """Survey the workers for a new term; None when a higher term is about."""
+        await self._see_logs()
         term = self._highest_term + 1
         self._highest_term = term
         survey = self._survey = Survey(term, self._cluster_id)
@@ -216,31 +261,41 @@ class Coordinator:
                     await asyncio.wait_for(self._survey_changed.wait(), SURVEY_REPEAT_S)
                 if survey.refused_term or self._highest_term > term:
                     return None
-                takeover = await self._takeover(survey, self._clock.monotonic_s() - started)
+                takeover = self._takeover(survey)
                 if takeover is not None:
                     return await self._begin(survey, takeover)
                 now = self._clock.monotonic_s()
                 if now - complained > COMPLAINT_S:
                     complained = now
                     self._log.warning("no new term yet", waits_for=self._waits_for)
-        except ClusterMismatch as mismatch:
-            raise StartupError(str(mismatch)) from mismatch
         finally:
             self._survey = None
 
-    async def _takeover(self, survey: Survey, elapsed_s: float) -> Takeover | None:
+    async def _see_logs(self) -> None:
+        """Know the terms of the logs that the broker holds: a term's logs are never used again."""
+        terms = [log_term(name) for name in await self._bus.log_names()]
+        self._old_logs = any(terms)
+        self._see_term(max(terms, default=0))
+
+    def _takeover(self, survey: Survey) -> Takeover | None:
+        """The first decision of the term, or None while something is missing (`_waits_for`)."""
         if survey.complete():
-            return survey.takeover()
+            try:
+                return survey.takeover()
+            except ValueError as error:
+                self._waits_for = f"a worker that is not behind what is known: {error}"
+                return None
         if not survey.is_fresh():
             self._waits_for = (
                 f"a majority of shards {survey.missing()}" if survey.workers else "shard workers"
             )
             return None
-        if not self._runtime.sole and elapsed_s < BOOTSTRAP_GRACE_S:
+        now_s = self._clock.monotonic_s()
+        if self._fresh_since_s is None:
+            self._fresh_since_s = now_s
+        if not self._runtime.sole and now_s - self._fresh_since_s < BOOTSTRAP_GRACE_S:
             return None
-        if not self._runtime.sole and any(
-            name.startswith("VDB_TXN_") for name in await self._bus.log_names()
-        ):
+        if not self._runtime.sole and self._old_logs:
             self._waits_for = (
                 "the shard workers of the cluster that the broker's logs belong to (only new, "
                 "empty workers answer; to begin anew, remove the broker's VDB_* streams)"

@@ -65,7 +65,7 @@ class Requests:
                 await self._term.drop(collection)
                 return self._catalog()
             case TxnStatusRequest():
-                return self._term.sequencer.status(message.txn_id)
+                return self._term.status(message)
             case StrongRequest():
                 return await self._strong()
             case _:

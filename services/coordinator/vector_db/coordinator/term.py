@@ -13,8 +13,23 @@ from collections.abc import Callable
 import structlog
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import Beat, Durable, NeedTakeover, Outcome, Vote
-from vector_db.common.core.subjects import beats, decision_log, outcomes, shard_log
+from vector_db.common.core.messages import (
+    Beat,
+    Durable,
+    NeedTakeover,
+    Outcome,
+    TxnStatus,
+    TxnStatusRequest,
+    Vote,
+)
+from vector_db.common.core.subjects import (
+    LogName,
+    beats,
+    decision_log,
+    log_term,
+    outcomes,
+    shard_log,
+)
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import Unavailable
 from vector_db.common.model.ids import make_ts
@@ -74,6 +89,10 @@ class Term:
                 self.lose(f"{message.sender}: {message.reason}")
             case _:
                 pass
+
+    def status(self, asked: TxnStatusRequest) -> TxnStatus:
+        """What this term knows of a transaction."""
+        return self.sequencer.status(asked.txn_id, asked.term, asked.deadline_ms, self._wall_ms())
 
     def lose(self, reason: str) -> None:
         """End the term."""
@@ -263,14 +282,8 @@ class Term:
             self._swept = True
 
     async def _sweep(self, stream: str, term: int) -> None:
-        kind, _, rest = stream.removeprefix("VDB_").partition("_")
-        number, _, stream_term = rest.partition("_")
-        if not (number.isdigit() and stream_term.isdigit()) or int(stream_term) >= term:
-            return
-        if kind == "SHARD":
-            await self._bus.delete_log(shard_log(int(stream_term), int(number)))
-        elif kind == "TXN":
-            await self._bus.delete_log(decision_log(int(stream_term), int(number)))
+        if 0 < log_term(stream) < term:
+            await self._bus.delete_log(LogName(stream, ""))
 
 
 ShardChoice = tuple[tuple[int, ...], dict[int, tuple[str, ...]]]

@@ -19,6 +19,8 @@ from vector_db.gateway.rest.app import build_app
 from vector_db.gateway.rest.server import RestServer
 from vector_db.gateway.transactions import Transactions
 
+HEALTH_S = 0.5
+
 
 class GatewayService:
     """One gateway."""
@@ -31,7 +33,9 @@ class GatewayService:
         self._transactions = Transactions(runtime.bus, uuid.uuid4().hex)
         self._view = ClusterView(runtime.bus, runtime.clock, self._transactions.on_outcome)
         reader = Reader(runtime.bus, self._view, limits.queries_per_batch_max)
-        database = Database(self._view, self._transactions, reader, limits)
+        database = Database(
+            self._view, self._transactions, reader, limits, config.performance.batch_size
+        )
         server = config.server
         key = server.api_key.get_secret_value() if server.api_key and server.auth_required else None
         meters = GatewayMetrics(runtime.metrics)
@@ -62,8 +66,13 @@ class GatewayService:
         self.grpc_port = await self._grpc.start(host, self._config.server.grpc_port)
 
     async def run(self) -> None:
-        """Until cancelled."""
-        await asyncio.Event().wait()
+        """Until cancelled: let gRPC's health service say what `/readyz` says."""
+        serving = True
+        while True:
+            if self._view.ready() != serving:
+                serving = not serving
+                await self._grpc.set_serving(serving)
+            await asyncio.sleep(HEALTH_S)
 
     async def stop(self) -> None:
         """Let requests under way finish, then close both edges."""

@@ -7,20 +7,22 @@ catalog older than the announced `catalog_ts` is fetched again before it is used
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
+from vector_db.common.core.domain import majority
 from vector_db.common.core.messages import (
     AnyMessage,
     Beat,
     CatalogReply,
     CatalogRequest,
+    Member,
     Outcome,
     StrongReply,
     StrongRequest,
 )
-from vector_db.common.core.subjects import beats, sequencer
+from vector_db.common.core.subjects import beats, members, sequencer
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import NotFound, Unavailable
 from vector_db.common.ports import (
@@ -35,6 +37,7 @@ from vector_db.gateway.core.requests import Consistency
 
 REQUEST_TIMEOUT_S = 12.0
 STABLE_TIMEOUT_S = 5.0
+MEMBER_TIMEOUT_S = 3.0
 QUIET_S = 2.0
 """Without a beat for so long the gateway says that it is not ready."""
 
@@ -58,7 +61,8 @@ class ClusterView:
         self._heard_s = float("-inf")
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._refresh: asyncio.Task[None] | None = None
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
+        self._members: dict[str, float] = {}
         self.on_new_term: list[Callable[[], None]] = []
 
     async def start(self, timeout_s: float) -> None:
@@ -66,19 +70,40 @@ class ClusterView:
 
         :raises Unavailable: it does not within `timeout_s`.
         """
-        self._subscription = await self._bus.subscribe(beats(), self.on_beat)
+        self._subscriptions = [
+            await self._bus.subscribe(beats(), self.on_beat),
+            await self._bus.subscribe(members(), self._on_member),
+        ]
         await self.wait_stable(1, timeout_s)
         await self.refresh()
 
     async def stop(self) -> None:
-        if self._subscription is not None:
-            await self._subscription.close()
+        for subscription in self._subscriptions:
+            await subscription.close()
         if self._refresh is not None:
             self._refresh.cancel()
 
     def ready(self) -> bool:
         """Whether a sequencer was heard just now."""
         return self.stable_ts > 0 and self._clock.monotonic_s() - self._heard_s < QUIET_S
+
+    def _on_member(self, message: AnyMessage) -> None:
+        if isinstance(message, Member):
+            self._members[message.worker] = self._clock.monotonic_s()
+
+    def silent_shards(self, shards: Iterable[int]) -> list[int]:
+        """Those of `shards` of which no majority of replicas was heard lately.
+
+        A worker that was never heard from here has its first heartbeats still to come.
+        """
+        limit_s = self._clock.monotonic_s() - MEMBER_TIMEOUT_S
+        silent = []
+        for shard in shards:
+            replicas = self.replicas.get(shard, ())
+            heard = sum(self._members.get(w, limit_s) >= limit_s for w in replicas)
+            if heard < majority(len(replicas)):
+                silent.append(shard)
+        return silent
 
     def wall_ms(self) -> int:
         """The sequencer's wall time, as well as it can be told from here."""

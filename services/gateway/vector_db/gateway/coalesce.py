@@ -11,20 +11,18 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
-from vector_db.common.core.messages import SearchReply, SearchRequest
+from vector_db.common.core.messages import SearchRequest
 from vector_db.common.model.errors import Unavailable
-from vector_db.common.model.rows import Blob, Buffer
+from vector_db.common.model.rows import Buffer
+from vector_db.gateway.core.requests import Hits
 
 T = TypeVar("T")
-Send = Callable[[SearchRequest], Awaitable[SearchReply]]
+Send = Callable[[SearchRequest], Awaitable[list[Hits]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What two searches must have in common to travel together."""
 
     collection_id: int
@@ -55,11 +53,20 @@ class _Batch:
     """Queries of one shape that wait together; the first to come sends for all."""
 
     vectors: list[bytes] = field(default_factory=list)
-    followers: list[asyncio.Future[SearchReply]] = field(default_factory=list)
+    followers: list[asyncio.Future[Hits]] = field(default_factory=list)
+
+
+PROBE_EVERY = 16
+"""While queries come alone, only every so many of them look for company."""
+COMPANY_TURNS = 64
+"""After company was found, so many searches look for more."""
 
 
 class Coalescer:
-    """Searches of one worker."""
+    """Searches of one worker.
+
+    Looking for company costs one turn of the event loop; who asks alone need not pay it.
+    """
 
     def __init__(self, send: Send, in_flight_max: int, queries_max: int) -> None:
         """`queries_max`: most queries in one request."""
@@ -69,14 +76,16 @@ class Coalescer:
         self._in_flight = 0
         self._open: dict[Shape, _Batch] = {}
         self._turns: deque[asyncio.Future[None]] = deque()
+        self._looks = COMPANY_TURNS
+        self._alone = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def search(self, shape: Shape, vector: bytes) -> SearchReply:
+    async def search(self, shape: Shape, vector: bytes) -> Hits:
         """One query's hits."""
         batch = self._open.get(shape)
         if batch is not None and len(batch.vectors) < self._queries_max:
             batch.vectors.append(vector)
-            future: asyncio.Future[SearchReply] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Hits] = asyncio.get_running_loop().create_future()
             batch.followers.append(future)
             return await future
         batch = self._open[shape] = _Batch([vector])
@@ -91,9 +100,11 @@ class Coalescer:
             raise
         self._close(shape, batch)
         if batch.followers:
+            self._looks = COMPANY_TURNS
             return await asyncio.shield(self._keep(self._send_all(shape, batch)))
         try:
-            return await self._send(shape.request(vector))
+            (hits,) = await self._send(shape.request(vector))
+            return hits
         finally:
             self._pass_turn()
 
@@ -116,8 +127,9 @@ class Coalescer:
     async def _take_turn(self) -> None:
         if self._in_flight < self._in_flight_max:
             self._in_flight += 1
-            # Queries that the loop is about to read in this very turn travel along.
-            await asyncio.sleep(0)
+            if self._looks_for_company():
+                # Queries that the loop is about to read in this very turn travel along.
+                await asyncio.sleep(0)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns.append(turn)
@@ -127,6 +139,13 @@ class Coalescer:
             if turn.done() and not turn.cancelled():
                 self._pass_turn()
             raise
+
+    def _looks_for_company(self) -> bool:
+        if self._looks:
+            self._looks -= 1
+            return True
+        self._alone += 1
+        return self._alone % PROBE_EVERY == 0
 
     def _pass_turn(self) -> None:
         while self._turns:
@@ -141,10 +160,10 @@ class Coalescer:
         if self._open.get(shape) is batch:
             del self._open[shape]
 
-    async def _send_all(self, shape: Shape, batch: _Batch) -> SearchReply:
+    async def _send_all(self, shape: Shape, batch: _Batch) -> Hits:
         """Send a batch that others wait for; the leader's own hits."""
         try:
-            reply = await self._send(shape.request(b"".join(batch.vectors)))
+            mine, *others = await self._send(shape.request(b"".join(batch.vectors)))
         except BaseException as error:
             told = error if isinstance(error, Exception) else Unavailable("the gateway stops")
             for future in batch.followers:
@@ -153,34 +172,7 @@ class Coalescer:
             raise
         finally:
             self._pass_turn()
-        mine, *others = split_reply(reply, shape)
         for future, one in zip(batch.followers, others, strict=True):
             if not future.done():
                 future.set_result(one)
         return mine
-
-
-def split_reply(reply: SearchReply, shape: Shape) -> list[SearchReply]:
-    """One reply a query."""
-    counts = np.frombuffer(reply.counts, dtype="<u4")
-    ends = np.cumsum(counts).tolist()
-    ids = reply.ids.unpack()
-    similarities = np.frombuffer(reply.similarities, dtype="<f8")
-    metadata = None if reply.metadata is None else reply.metadata.unpack()
-    hits = len(ids)
-    row = len(reply.vectors) // hits if hits else 0
-    vectors = memoryview(reply.vectors)
-    replies = []
-    start = 0
-    for i, end in enumerate(ends):
-        replies.append(
-            SearchReply(
-                counts=counts[i : i + 1].tobytes(),
-                ids=Blob.pack(ids[start:end]),
-                similarities=similarities[start:end].tobytes(),
-                metadata=None if metadata is None else Blob.pack(metadata[start:end]),
-                vectors=vectors[start * row : end * row] if shape.include_vectors else b"",
-            )
-        )
-        start = end
-    return replies

@@ -12,7 +12,6 @@ from vector_db.common.core.messages import (
     CreateCollectionRequest,
     DropCollectionRequest,
     RowsReply,
-    SearchReply,
 )
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import (
@@ -56,12 +55,19 @@ class Database:
     """One gateway's `DatabaseApi`."""
 
     def __init__(
-        self, view: ClusterView, transactions: Transactions, reader: Reader, limits: Limits
+        self,
+        view: ClusterView,
+        transactions: Transactions,
+        reader: Reader,
+        limits: Limits,
+        walk_rows: int,
     ) -> None:
+        """`walk_rows`: rows that are read at a time when a whole collection is walked."""
         self._view = view
         self._transactions = transactions
         self._reader = reader
         self._limits = limits
+        self._walk_rows = walk_rows
 
     # --- collections ------------------------------------------------------------------------------
 
@@ -145,7 +151,7 @@ class Database:
         for retry in range(PATCH_RETRIES_MAX + 1):
             snapshot_ts = await self._snapshot(found, Consistency())
             ids: list[bytes] = []
-            page = self._limits.scroll_limit_max
+            page = self._walk_rows
             while True:
                 after = ids[-1] if ids else b""
                 rows = await self._reader.scroll(found, snapshot_ts, page, after, text, False)
@@ -217,8 +223,7 @@ class Database:
             include_metadata=query.include_metadata,
             include_vectors=query.include_vectors,
         )
-        reply = await self._reader.search(collection, shape, vectors)
-        hits = _hits(reply, query, collection.dimension)
+        hits = await self._reader.search(collection, shape, vectors)
         if query.id is not None:
             hits = [_without(hits[0], query.id, query.k)]
         return QueryResult(hits, snapshot_ts, collection.metric)
@@ -328,29 +333,6 @@ def _merge_patch(target: Any, patch: Any) -> Any:
         else:
             merged[key] = _merge_patch(merged.get(key), value)
     return merged
-
-
-def _hits(reply: SearchReply, query: Query, dimension: int) -> list[Hits]:
-    ids = reply.ids.unpack()
-    similarities = np.frombuffer(reply.similarities, dtype="<f8").tolist()
-    metadata = None if reply.metadata is None else reply.metadata.unpack()
-    vectors = None
-    if query.include_vectors:
-        vectors = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, dimension)
-    hits = []
-    start = 0
-    for count in np.frombuffer(reply.counts, dtype="<u4").tolist():
-        end = start + count
-        hits.append(
-            Hits(
-                ids[start:end],
-                similarities[start:end],
-                None if metadata is None else metadata[start:end],
-                None if vectors is None else vectors[start:end],
-            )
-        )
-        start = end
-    return hits
 
 
 def _without(hits: Hits, row_id: bytes, k: int) -> Hits:

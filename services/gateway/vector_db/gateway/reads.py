@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from vector_db.common.core.merge import merge_hits, merge_rows
+from vector_db.common.core.merge import merge_rows
 from vector_db.common.core.messages import (
     AnyMessage,
     CountReply,
@@ -30,7 +30,9 @@ from vector_db.common.model.errors import Internal, Unavailable
 from vector_db.common.model.rows import F32, Blob
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
 from vector_db.gateway.cluster import ClusterView
-from vector_db.gateway.coalesce import Coalescer, Shape
+from vector_db.gateway.coalesce import Coalescer, Send, Shape
+from vector_db.gateway.core.hits import hits_of, merge_hits
+from vector_db.gateway.core.requests import Hits
 
 READ_TIMEOUT_S = 30.0
 IN_FLIGHT_PER_WORKER = 1
@@ -46,19 +48,28 @@ class Reader:
         self._view = view
         self._queries_max = queries_max
         self._coalescers: dict[str, Coalescer] = {}
+        self._routed_by: dict[int, tuple[str, ...]] = {}
+        self._known_routes: dict[int, dict[str, tuple[int, ...]]] = {}
 
     def _routes(self, collection: Collection) -> dict[str, tuple[int, ...]]:
         """Worker → the shards of the collection that it is asked for.
 
         :raises Unavailable: a shard has no replica in the placement known here.
         """
-        routes: dict[str, list[int]] = {}
-        for shard in collection.shards:
-            replicas = self._view.replicas.get(shard)
-            if not replicas:
-                raise Unavailable(f"shard {shard} has no worker in the placement known here")
-            routes.setdefault(replicas[0], []).append(shard)
-        return {replica: tuple(shards) for replica, shards in routes.items()}
+        placement = self._view.replicas
+        if placement is not self._routed_by:
+            self._routed_by, self._known_routes = placement, {}
+        known = self._known_routes.get(collection.id)
+        if known is None:
+            routes: dict[str, list[int]] = {}
+            for shard in collection.shards:
+                replicas = placement.get(shard)
+                if not replicas:
+                    raise Unavailable(f"shard {shard} has no worker in the placement known here")
+                routes.setdefault(replicas[0], []).append(shard)
+            known = {replica: tuple(shards) for replica, shards in routes.items()}
+            self._known_routes[collection.id] = known
+        return known
 
     async def _ask(self, replica: str, message: AnyMessage, kind: type[Reply]) -> Reply:
         try:
@@ -71,70 +82,69 @@ class Reader:
 
     # --- search -----------------------------------------------------------------------------------
 
-    async def search(self, collection: Collection, shape: Shape, vectors: F32) -> SearchReply:
-        """Merged hits of all queries; `shape.shards` is filled in here."""
+    async def search(self, collection: Collection, shape: Shape, vectors: F32) -> list[Hits]:
+        """The hits of each query; `shape.shards` is filled in here."""
         routes = self._routes(collection)
-        alone = len(routes) == 1
         queries = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
-        if alone:
-            replica, shards = next(iter(routes.items()))
-            return await self._search_one(replica, _at(shape, shards), queries, len(vectors))
-        lean = Shape(
-            shape.collection_id,
-            (),
-            shape.snapshot_ts,
-            shape.k,
-            shape.filter,
-            shape.min_similarity,
-            False,
-            False,
-        )
-        replies = await asyncio.gather(
+        if len(routes) == 1:
+            ((replica, shards),) = routes.items()
+            shape = shape._replace(shards=shards)
+            return await self._search_one(replica, shape, queries, collection.dimension)
+        # Payloads are fetched for the merged hits alone.
+        lean = shape._replace(include_metadata=False, include_vectors=False)
+        parts = await asyncio.gather(
             *(
-                self._search_one(replica, _at(lean, shards), queries, len(vectors))
+                self._search_one(
+                    replica, lean._replace(shards=shards), queries, collection.dimension
+                )
                 for replica, shards in routes.items()
             )
         )
-        merged = merge_hits(replies, len(vectors), shape.k)
-        if not (shape.include_metadata or shape.include_vectors) or not len(merged.ids):
-            return merged
-        return await self._with_payloads(collection, shape, merged)
+        merged = [merge_hits(found, shape.k) for found in zip(*parts, strict=True)]
+        if shape.include_metadata or shape.include_vectors:
+            return await self._with_payloads(collection, shape, merged)
+        return merged
 
     async def _search_one(
-        self, replica: str, shape: Shape, queries: bytes, count: int
-    ) -> SearchReply:
-        if count > 1:
-            return await self._ask(replica, shape.request(queries), SearchReply)
+        self, replica: str, shape: Shape, queries: bytes, dimension: int
+    ) -> list[Hits]:
         coalescer = self._coalescers.get(replica)
         if coalescer is None:
-
-            async def send(request: SearchRequest) -> SearchReply:
-                return await self._ask(replica, request, SearchReply)
-
-            coalescer = Coalescer(send, IN_FLIGHT_PER_WORKER, self._queries_max)
+            coalescer = Coalescer(self._sender(replica), IN_FLIGHT_PER_WORKER, self._queries_max)
             self._coalescers[replica] = coalescer
-        return await coalescer.search(shape, queries)
+        if len(queries) == 4 * dimension:
+            return [await coalescer.search(shape, queries)]
+        return await self._sender(replica)(shape.request(queries))
+
+    def _sender(self, replica: str) -> Send:
+        async def send(request: SearchRequest) -> list[Hits]:
+            reply = await self._ask(replica, request, SearchReply)
+            # Every query of a request has the same width, so the number of queries gives it.
+            return hits_of(reply, len(request.queries) // len(reply.counts))
+
+        return send
 
     async def _with_payloads(
-        self, collection: Collection, shape: Shape, merged: SearchReply
-    ) -> SearchReply:
-        """The merged hits with metadata and vectors, fetched for them alone."""
-        ids = merged.ids.unpack()
-        distinct = list(dict.fromkeys(ids))
+        self, collection: Collection, shape: Shape, merged: list[Hits]
+    ) -> list[Hits]:
+        """The merged hits with metadata and vectors."""
+        distinct = list(dict.fromkeys(row_id for hits in merged for row_id in hits.ids))
         rows = await self.fetch(collection, distinct, shape.snapshot_ts, shape.include_vectors)
         place = {row_id: i for i, row_id in enumerate(rows.ids.unpack())}
-        order = [place[row_id] for row_id in ids]
-        vectors: bytes = b""
-        if shape.include_vectors:
-            table = np.frombuffer(rows.vectors, dtype="<f4").reshape(-1, collection.dimension)
-            vectors = table[order].tobytes()
-        return SearchReply(
-            counts=merged.counts,
-            ids=merged.ids,
-            similarities=merged.similarities,
-            metadata=rows.metadata.take(order) if shape.include_metadata else None,
-            vectors=vectors,
-        )
+        metadata = rows.metadata.unpack()
+        table = np.frombuffer(rows.vectors, dtype="<f4").reshape(-1, collection.dimension)
+        whole = []
+        for hits in merged:
+            order = [place[row_id] for row_id in hits.ids]
+            whole.append(
+                Hits(
+                    hits.ids,
+                    hits.similarities,
+                    [metadata[i] for i in order] if shape.include_metadata else None,
+                    table[order] if shape.include_vectors else None,
+                )
+            )
+        return whole
 
     # --- rows -------------------------------------------------------------------------------------
 
@@ -213,19 +223,6 @@ class Reader:
             bytes_memory=sum(r.bytes_memory for r in replies),
             bytes_disk=sum(r.bytes_disk for r in replies),
         )
-
-
-def _at(shape: Shape, shards: tuple[int, ...]) -> Shape:
-    return Shape(
-        shape.collection_id,
-        shards,
-        shape.snapshot_ts,
-        shape.k,
-        shape.filter,
-        shape.min_similarity,
-        shape.include_metadata,
-        shape.include_vectors,
-    )
 
 
 def _in_order(

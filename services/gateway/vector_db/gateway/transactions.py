@@ -103,12 +103,15 @@ class Transactions:
         :param snapshot_ts: what the write is based on; 0: the newest, chosen again for each try.
         :raises VectorDBError: why it was not applied; `OutcomeUnknown` when that is not known.
         """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + TXN_TIMEOUT_S
         for retry in range(RETRIES_MAX + 1):
             try:
                 return await self._once(attempt(), mode, snapshot_ts or self._view.stable_ts)
             except (Conflict, Unavailable) as error:
                 based = snapshot_ts and isinstance(error, Conflict)
-                if based or retry == RETRIES_MAX or error.details.get("final"):
+                late = loop.time() >= until or retry == RETRIES_MAX
+                if based or late or error.details.get("final"):
                     raise
                 pause = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
                 await asyncio.sleep(pause * (0.5 + random.random()))
@@ -118,6 +121,10 @@ class Transactions:
         view = self._view
         if not view.ready():
             raise Unavailable("no coordinator leads now, nothing was written", final=True)
+        if silent := view.silent_shards(parts):
+            raise Unavailable(
+                f"the workers of shards {silent} are not heard, nothing was written", final=True
+            )
         await self._take_room(parts)
         txn_id = uuid.uuid4().bytes
         future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
@@ -131,7 +138,7 @@ class Transactions:
             except TimeoutError:
                 outcome = None
             if outcome is None:
-                outcome = await self._find_out(txn_id, term, tuple(parts))
+                outcome = await self._find_out(txn_id, term, tuple(parts), deadline_ms)
         finally:
             del self._waiting[txn_id]
             await self._give_room(parts)
@@ -179,7 +186,9 @@ class Transactions:
             # A part is missing, so it cannot commit; its outcome is still the sequencer's to say.
             self._log.warning("a transaction was sent in part", txn=txn_id.hex())
 
-    async def _find_out(self, txn_id: bytes, term: int, shards: tuple[int, ...]) -> Outcome:
+    async def _find_out(
+        self, txn_id: bytes, term: int, shards: tuple[int, ...], deadline_ms: int
+    ) -> Outcome:
         """The outcome of a transaction that nobody told: ask until it is known, bounded.
 
         :raises OutcomeUnknown: nobody knows in time.
@@ -187,7 +196,7 @@ class Transactions:
         loop = asyncio.get_running_loop()
         until = loop.time() + TXN_TIMEOUT_S + UNKNOWN_AFTER_S
         while loop.time() < until:
-            status = await self.status(txn_id, term, shards)
+            status = await self.status(txn_id, term, shards, deadline_ms)
             if status.state == "committed":
                 # Told to the client only once nothing can undo it.
                 if self._view.stable_ts < status.commit_ts:
@@ -205,9 +214,11 @@ class Transactions:
             transaction=txn_id.hex(),
         )
 
-    async def status(self, txn_id: bytes, term: int, shards: tuple[int, ...]) -> TxnStatus:
+    async def status(
+        self, txn_id: bytes, term: int, shards: tuple[int, ...], deadline_ms: int = 0
+    ) -> TxnStatus:
         """What the sequencer says, else (after its term) what a participant remembers."""
-        request = TxnStatusRequest(txn_id, term)
+        request = TxnStatusRequest(txn_id, term, deadline_ms)
         try:
             reply = await self._view.ask(request)
         except VectorDBError:

@@ -37,7 +37,9 @@ class ShardService:
         self._bus = runtime.bus
         self._log = structlog.get_logger("vector_db.shard")
         self._pool = ThreadPoolExecutor(
-            config.performance.worker_threads, thread_name_prefix="shard"
+            config.performance.worker_threads,
+            thread_name_prefix="shard",
+            initializer=use_one_faiss_thread,
         )
         self._subscriptions: list[Subscription] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -154,6 +156,7 @@ class ShardService:
         while True:
             member = Member(
                 worker=participant.worker,
+                cluster_id=participant.cluster_id,
                 term=participant.promised,
                 ready=True,
                 zone=self._config.sharding.zone,

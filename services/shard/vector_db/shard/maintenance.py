@@ -72,7 +72,12 @@ class Maintenance:
             self._written_s = self._clock.monotonic_s()
 
     async def run(self) -> None:
-        """Until cancelled: seal and checkpoint, with index builds beside them."""
+        """Until cancelled: seal and checkpoint, with index builds beside them.
+
+        :raises StorageCorrupt: a sealed segment is damaged; names file and offset.
+        """
+        # A first search would check the columns that it touches; this way none has to wait for it.
+        await self._in_pool(self._store.verify)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._seals(), name="seals")
             tasks.create_task(self._builds(), name="builds")

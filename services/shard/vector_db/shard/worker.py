@@ -26,8 +26,8 @@ from vector_db.common.core.messages import (
     Vote,
 )
 from vector_db.common.core.subjects import promise_replies, votes
-from vector_db.common.model.errors import NewerFormat
-from vector_db.common.ports import Bus, BusUnavailable, DiskFull
+from vector_db.common.model.errors import NewerFormat, StorageCorrupt, VectorDBError
+from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, DiskFull, NoResponders
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import ChainBroken
 from vector_db.shard.following import LogFollower
@@ -40,6 +40,7 @@ GROUP_BYTES_MAX = 4 * 1024 * 1024
 RESEND_BEATS = 10
 """Beats between two resends of what may have been lost on the way."""
 FULL_RETRY_S = 0.5
+PROMISE_TIMEOUT_S = 5.0
 
 
 class Worker:
@@ -66,6 +67,7 @@ class Worker:
         self._control: deque[AnyMessage] = deque()
         self._between: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
         self._wake = asyncio.Event()
+        self._promises: set[asyncio.Task[None]] = set()
         self._cursor_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._begun_term = 0
         self._beats = 0
@@ -153,9 +155,7 @@ class Worker:
 
     def _step(self, shard: int | None, seq: int, data: bytes, sends: list[Vote]) -> None:
         if shard is None:
-            message = decode(data)
-            if isinstance(message, DecisionRecord):
-                self._offer(message, seq, data, sends)
+            self._decisions(seq, data, sends)
             return
         participant = self._participant
         part = self._readable(shard, seq, data)
@@ -181,6 +181,17 @@ class Worker:
         self._log.error("passed over a shard-log record", shard=shard, seq=seq, reason=reason)
         return None
 
+    def _decisions(self, seq: int, data: bytes, sends: list[Vote]) -> None:
+        try:
+            message = decode(data)
+        except BadMessage as error:
+            # Decisions are the sequencer's alone: this log is damaged, and only a new term mends
+            # it.
+            self.follower.ask_takeover(self._participant.promised, f"record {seq}: {error}")
+            return
+        if isinstance(message, DecisionRecord):
+            self._offer(message, seq, data, sends)
+
     def _offer(self, record: DecisionRecord, seq: int, raw: bytes, sends: list[Vote]) -> None:
         try:
             self._participant.offer(record, seq, raw)
@@ -194,7 +205,12 @@ class Worker:
         while (ready := participant.next_ready()) is not None:
             record, seq, raw = ready
             lsn = self._wal.append(RecordType.DECISIONS, sequenced(seq, raw))
-            sends.extend(participant.apply(record, seq, lsn).votes)
+            try:
+                sends.extend(participant.apply(record, seq, lsn).votes)
+            except ChainBroken as broken:
+                raise StorageCorrupt(
+                    f"this worker is behind its cluster (restored from an old copy?): {broken}"
+                ) from broken
 
     def _on_beat(self, beat: Beat) -> bool:
         """Note what is stable; true when lost messages should be sent again."""
@@ -251,8 +267,7 @@ class Worker:
         participant = self._participant
         try:
             for request in promises:
-                reply = participant.promise_message(request)
-                await self._bus.publish(promise_replies(request.coordinator), reply)
+                self._answer_candidate(request)
             if participant.cursor > self._reported or resend:
                 self._reported = participant.cursor
                 await self._bus.publish(votes(), self._durable())
@@ -261,6 +276,20 @@ class Worker:
         except BusUnavailable:
             self._reported = 0
         await self._send_votes(sends)
+
+    def _answer_candidate(self, request: PromiseRequest) -> None:
+        """Tell the promise; the answer may be large, so it goes as a request, beside the loop."""
+        task = asyncio.create_task(self._tell_promise(request), name="promise")
+        self._promises.add(task)
+        task.add_done_callback(self._promises.discard)
+
+    async def _tell_promise(self, request: PromiseRequest) -> None:
+        reply = self._participant.promise_message(request)
+        try:
+            await self._bus.request(promise_replies(request.coordinator), reply, PROMISE_TIMEOUT_S)
+        except (BusUnavailable, BusTimeout, NoResponders, VectorDBError) as error:
+            # The candidate asks again for as long as it wants to know.
+            self._log.debug("a promise was not told", error=str(error))
 
     async def _send_votes(self, sends: list[Vote]) -> None:
         try:

@@ -7,7 +7,8 @@ the object it is: no bytes, no task, no broker. Logs always go through the broke
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Generator
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -26,6 +27,54 @@ from vector_db.common.ports import (
 
 logger = structlog.get_logger(__name__)
 _Handler = TypeVar("_Handler")
+
+
+class _Stepped:
+    """Awaits a handler under a timeout that is armed only if the handler has to wait.
+
+    Most local answers are there at once, and a timer costs more than a short search's bookkeeping.
+    """
+
+    __slots__ = ("_answer", "_scope")
+
+    def __init__(self, answer: Awaitable[AnyMessage], scope: asyncio.Timeout) -> None:
+        self._answer = answer
+        self._scope = scope
+
+    def __await__(self) -> Generator[Any, Any, AnyMessage]:
+        steps = self._answer.__await__()
+        try:
+            waits_for = next(steps)
+        except StopIteration as end:
+            answer: AnyMessage = end.value
+            return answer
+        return (yield from self._waiting(steps, waits_for).__await__())
+
+    async def _waiting(self, steps: Generator[Any, Any, AnyMessage], first: Any) -> AnyMessage:
+        async with self._scope:
+            return await _Resumed(steps, first)
+
+
+class _Resumed:
+    """The rest of a handler that has taken its first step."""
+
+    __slots__ = ("_first", "_steps")
+
+    def __init__(self, steps: Generator[Any, Any, AnyMessage], first: Any) -> None:
+        self._steps = steps
+        self._first = first
+
+    def __await__(self) -> Generator[Any, Any, AnyMessage]:
+        try:
+            yield self._first
+        except BaseException as error:
+            try:
+                waits_for = self._steps.throw(error)
+            except StopIteration as end:
+                answer: AnyMessage = end.value
+                return answer
+            return (yield from _Resumed(self._steps, waits_for).__await__())
+        return (yield from self._steps)
 
 
 class LoopbackBus:
@@ -69,8 +118,7 @@ class LoopbackBus:
             return await self._inner.request(subject, message, timeout_s)
         scope = asyncio.timeout(timeout_s)
         try:
-            async with scope:
-                return await handlers[0](message)
+            return await _Stepped(handlers[0](message), scope)
         except VectorDBError:
             raise
         except Exception as error:

@@ -209,7 +209,7 @@ class NatsBus:
     async def append_acked(self, log: LogName, message: AnyMessage, timeout_s: float) -> int:
         """Append and wait for the broker: the record's sequence. See `ports.Bus.append_acked`."""
         try:
-            reply = await self._link.ask(log.subject, encode(message), timeout_s)
+            reply = await self._link.ask_whole(log.subject, encode(message), timeout_s)
         except NoResponders:
             raise LogMissing(log.stream) from None
         ack: dict[str, Any] = msgspec.json.decode(reply)

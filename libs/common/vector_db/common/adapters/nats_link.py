@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 
 from vector_db.common.model.errors import TooLarge
 from vector_db.common.model.limits import CHUNK_BYTES_MAX
+from vector_db.common.model.urls import mask_url
 from vector_db.common.ports import BusTimeout, BusUnavailable, NoResponders
 
 PART_HEADER: Final = "Vdb-Part"
@@ -72,7 +73,7 @@ class NatsLink:
     """Made by `connect`; shared by the bus and its tails."""
 
     def __init__(self, url: str, client: Client) -> None:
-        self.url = url
+        self.url = mask_url(url)
         self.on_disconnect: list[Callable[[], None]] = []
         self.on_reconnect: list[Callable[[], None]] = []
         self._client = client
@@ -91,7 +92,7 @@ class NatsLink:
         async def on_error(error: Exception) -> None:
             last_error[:] = [error]
             if link.connected:
-                logger.warning("nats error", url=url, error=repr(error))
+                logger.warning("nats error", url=link.url, error=repr(error))
 
         try:
             async with asyncio.timeout(timeout_s):
@@ -112,7 +113,7 @@ class NatsLink:
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await client.close()
             reason = last_error[0] if last_error else error
-            raise BusUnavailable(f"no NATS server at {url}: {reason or 'timeout'}") from error
+            raise BusUnavailable(f"no NATS server at {link.url}: {reason or 'timeout'}") from error
         link._up.set()
         return link
 
@@ -211,6 +212,15 @@ class NatsLink:
             await self.publish(inbox, b"")
             await _within(answer.future, timeout_s, self.url)
 
+    async def ask_whole(self, subject: str, data: bytes, timeout_s: float) -> bytes:
+        """The reply to a request that must travel as one message, such as an append to a log.
+
+        :raises TooLarge: it is over the broker's `max_payload`.
+        """
+        with self._expecting() as (inbox, answer):
+            await self.publish(subject, data, reply=inbox)
+            return await _within(answer.future, timeout_s, subject)
+
     async def ask(self, subject: str, data: bytes, timeout_s: float) -> bytes:
         """The whole reply to a request.
 
@@ -223,9 +233,7 @@ class NatsLink:
         :raises TooLarge: the request is over `MESSAGE_BYTES_MAX`.
         """
         if self._fits(data):
-            with self._expecting() as (inbox, answer):
-                await self.publish(subject, data, reply=inbox)
-                return await _within(answer.future, timeout_s, subject)
+            return await self.ask_whole(subject, data, timeout_s)
         (header, part), *rest = self._parts(data)
         with self._expecting() as (inbox, answer):
             await self.publish(subject, part, reply=inbox, headers={PART_HEADER: header})

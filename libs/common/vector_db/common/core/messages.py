@@ -278,7 +278,7 @@ class CatalogReply(Message, frozen=True):
 
 
 class Member(Message, frozen=True):
-    """A worker's heartbeat: who it is, and how far. `ready` once it recovered."""
+    """A worker's heartbeat: who it is, of which cluster, and how far. `ready` once it recovered."""
 
     worker: str
     term: int
@@ -286,11 +286,15 @@ class Member(Message, frozen=True):
     zone: str
     shards: tuple[int, ...]
     cursor: int
+    cluster_id: str = ""
 
 
 class TxnStatusRequest(Message, frozen=True):
+    """`deadline_ms` 0 when it is not known: past it an unknown transaction can no longer commit."""
+
     txn_id: bytes
     term: int
+    deadline_ms: int = 0
 
 
 class TxnStatus(Message, frozen=True):

@@ -61,3 +61,10 @@ def promise_replies(coordinator: str) -> str:
 def worker(worker_id: str) -> str:
     """Read requests to one shard worker."""
     return f"vdb.worker.{worker_id}.requests"
+
+
+def log_term(stream: str) -> int:
+    """The term of a log by its stream's name; 0 for a stream that is none of ours."""
+    kind, _, rest = stream.partition("_")
+    number, _, term = rest.removeprefix("SHARD_").removeprefix("TXN_").partition("_")
+    return int(term) if kind == "VDB" and number.isdigit() and term.isdigit() else 0

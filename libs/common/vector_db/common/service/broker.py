@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from vector_db.common.model.errors import StartupError
+from vector_db.common.model.urls import mask_url
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, Clock
-from vector_db.common.service.config import mask_url
 
 BACKOFF_S = (0.1, 5.0)
 """First and longest pause before a broker that ended is started again."""

@@ -47,6 +47,9 @@ def run_command(
     config: ConfigOption = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
+    # Before NumPy loads: searches run in a pool of their own, and threads of BLAS on top of it make
+    # small matrix products slower, not faster.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from vector_db.common.service.config import Config
 
     settings = Config.load(config, os.environ)

@@ -15,7 +15,6 @@ import re
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
@@ -24,11 +23,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from vector_db.common.model.errors import StartupError
 from vector_db.common.model.limits import Limits
+from vector_db.common.model.urls import MASK, mask_url
 
 ENV_PREFIX = "VECTOR_DB_"
 CONFIG_VARIABLE = "VECTOR_DB_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
-MASK = "********"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -121,6 +120,7 @@ class PerformanceConfig(_Group):
     """Batches, threads and devices."""
 
     batch_size: Count = 1000
+    """Rows that the gateway reads at a time when it walks a collection (delete by filter)."""
     worker_threads: Count = Field(default_factory=_cpu_count)
     gpu_enabled: bool = False
 
@@ -256,17 +256,6 @@ def effective_yaml(config: Config) -> str:
     if server["nats_url"] is not None:
         server["nats_url"] = mask_url(server["nats_url"])
     return str(yaml.safe_dump(values, sort_keys=False))
-
-
-def mask_url(urls: str) -> str:
-    """`urls` (comma-separated) without user names, passwords and tokens."""
-
-    def mask(url: str) -> str:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"{MASK}@{host}")) if "@" in parts.netloc else url
-
-    return ",".join(mask(url) for url in urls.split(","))
 
 
 def _is_service_link(name: str, value: str) -> bool:

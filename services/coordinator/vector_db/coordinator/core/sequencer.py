@@ -241,11 +241,18 @@ class Sequencer:
         self._prev_ts = record.last_ts
         return record
 
-    def status(self, txn_id: bytes) -> TxnStatus:
-        """What this term knows of a transaction."""
+    def status(self, txn_id: bytes, term: int, deadline_ms: int, now_ms: int) -> TxnStatus:
+        """What this term knows of a transaction that was sent in `term`."""
         if txn_id in self._decided:
             return self._decided[txn_id][1]
-        return TxnStatus("pending" if txn_id in self._transactions else "unknown")
+        if txn_id in self._transactions:
+            return TxnStatus("pending")
+        self._advance_wall(now_ms)
+        expired = deadline_ms <= self.wall_ms < deadline_ms + DECIDED_MEMORY_MS
+        if term == self.term and expired:
+            # Not decided yet, or it would be remembered; and no commit is written past a deadline.
+            return TxnStatus("aborted", 0, "unavailable", "no shard worker voted in time")
+        return TxnStatus("unknown")
 
     def floor_ts(self) -> int:
         """Every placed worker is durable up to here; 0 while one was not heard in this term."""

@@ -9,6 +9,7 @@ AVX-512 hardware, and only their ratios matter.
 from __future__ import annotations
 
 from enum import Enum, auto
+from functools import lru_cache
 from typing import NamedTuple
 
 from vector_db.common.model.collection import Metric
@@ -56,6 +57,7 @@ def beam(k: int, selectivity: float, metric: Metric) -> int:
     return int(ef / selectivity**_SELECTIVITY_EXPONENT)
 
 
+@lru_cache(maxsize=4096)
 def plan(
     *,
     rows: int,

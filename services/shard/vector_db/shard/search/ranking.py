@@ -69,15 +69,18 @@ def answer_few(
     ids = [key[1] for key in keyed]
     metadata = None
     if request.include_metadata:
-        metadata = Blob.pack([views[v].metadata.get(row) for _, _, v, row in keyed])
+        if len(views) == 1:
+            texts = views[0].metadata.take([key[3] for key in keyed])
+        else:
+            texts = [views[v].metadata.get(row) for _, _, v, row in keyed]
+        metadata = Blob.pack(texts)
     vectors = b""
     if request.include_vectors:
         vectors = b"".join([views[v].vectors[row].tobytes() for _, _, v, row in keyed])
     n = len(keyed)
-    offsets = struct.pack(f"<{n + 1}I", 0, *itertools.accumulate(map(len, ids)))
     return SearchReply(
         counts=struct.pack("<I", n),
-        ids=Blob(offsets, b"".join(ids)),
+        ids=Blob.pack(ids),
         similarities=struct.pack(f"<{n}d", *[-key[0] for key in keyed]),
         metadata=metadata,
         vectors=vectors,

@@ -129,6 +129,9 @@ class MappedBytes(BytesReader):
         self._table = table
         self._offsets = f"{name}_offsets"
         self._data = f"{name}_data"
+        self._columns: tuple[I64, Bytes] | None = None
 
     def columns(self) -> tuple[I64, Bytes]:
-        return self._table.column(self._offsets), self._table.column(self._data)
+        if self._columns is None:
+            self._columns = self._table.column(self._offsets), self._table.column(self._data)
+        return self._columns

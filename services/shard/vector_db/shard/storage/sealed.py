@@ -88,7 +88,19 @@ class SealedSegment:
         self.metadata = MappedBytes(self._table, "metadata")
         self.columns = Columns(self.metadata)
         self.deaths = Deaths(self.rows)
-        self.index: VectorIndex | None = None
+        self._index: VectorIndex | None = None
+        self._whole: SegmentView | None = None
+        self._last_ts = 0
+
+    @property
+    def index(self) -> VectorIndex | None:
+        """The index over all rows, once one was built."""
+        return self._index
+
+    @index.setter
+    def index(self, index: VectorIndex | None) -> None:
+        self._index = index
+        self._whole = None
 
     # --- columns --------------------------------------------------------------------------------
 
@@ -173,11 +185,14 @@ class SealedSegment:
         return self._prefix(snapshot_ts) - self.deaths.until(snapshot_ts)
 
     def view(self, snapshot_ts: int) -> SegmentView | None:
+        whole = self._whole
+        if whole is not None and not self.deaths.count and snapshot_ts >= self._last_ts:
+            return whole
         n = self._prefix(snapshot_ts)
         if n == self.deaths.until(snapshot_ts):
             return None
         live, norms = self.deaths.live(snapshot_ts), self.inverse_norms
-        return SegmentView(
+        view = SegmentView(
             rows=n,
             vectors=self.vectors[:n],
             inverse_norms=None if norms is None else norms[:n],
@@ -188,6 +203,10 @@ class SealedSegment:
             columns=self.columns,
             index=self.index,
         )
+        if n == self.rows and not self.deaths.count:
+            # Every newer snapshot sees the same until a row dies or an index comes.
+            self._last_ts, self._whole = int(self.begin_ts[-1]), view
+        return view
 
     @property
     def memory_bytes(self) -> int:
