@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.server_process import ServerProcess
+from tests.support.processes import Service
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A ready server; tests share it, so each uses collections of its own."""
-    process = ServerProcess(tmp_path_factory.mktemp("server"))
-    process.start()
-    yield process
-    process.stop()
+    service = Service("all", tmp_path_factory.mktemp("server"))
+    service.start()
+    yield service
+    assert service.stop() == 0, service.log[-4000:]

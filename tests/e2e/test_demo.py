@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.processes import clean_environment, free_ports
+
 ROOT = Path(__file__).parents[2]
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]
-
-
 def start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
-    http_port, grpc_port = free_ports()
+    http_port, grpc_port = free_ports(2)
     child = subprocess.Popen(
         [
             sys.executable,
@@ -35,7 +29,7 @@ def start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
         ],
         cwd=ROOT,
         # A width that folds no line, and lines as they are printed.
-        env=os.environ | {"COLUMNS": "120", "PYTHONUNBUFFERED": "1"},
+        env=clean_environment(COLUMNS="120", PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.processes import Service
 from vector_db_client import VectorDatabaseClient
 
 SAMPLE = Path(__file__).parents[2] / "examples/dictionary"
@@ -30,7 +31,7 @@ def command(*arguments: object, code: int = 0) -> str:
 
 
 @pytest.fixture
-def client(server: Any) -> Iterator[VectorDatabaseClient]:
+def client(server: Service) -> Iterator[VectorDatabaseClient]:
     with VectorDatabaseClient.connect(server.url) as connected:
         yield connected
 
@@ -52,7 +53,7 @@ def rows_of(client: VectorDatabaseClient, collection: str) -> list[tuple[str, by
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 def test_the_sample_makes_the_round_trip_bit_for_bit(
-    server: Any,
+    server: Service,
     client: VectorDatabaseClient,
     names: tuple[str, str],
     tmp_path: Path,
@@ -81,7 +82,7 @@ def test_the_sample_makes_the_round_trip_bit_for_bit(
 
 
 def test_a_filtered_export_and_faults_are_told_in_one_line(
-    server: Any, client: VectorDatabaseClient, names: tuple[str, str], tmp_path: Path
+    server: Service, client: VectorDatabaseClient, names: tuple[str, str], tmp_path: Path
 ) -> None:
     name, at = names[0], ("--url", server.url)
     client.create_collection(name, 2, "euclidean")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.processes import Service
 from vector_db_client import (
     AlreadyExists,
     AsyncVectorDatabaseClient,
@@ -27,13 +28,13 @@ RNG = np.random.default_rng(11)
 
 
 @pytest.fixture
-def client(server: Any) -> Iterator[VectorDatabaseClient]:
+def client(server: Service) -> Iterator[VectorDatabaseClient]:
     with VectorDatabaseClient.connect(server.url) as connected:
         yield connected
 
 
 @pytest.fixture
-async def aclient(server: Any) -> AsyncIterator[AsyncVectorDatabaseClient]:
+async def aclient(server: Service) -> AsyncIterator[AsyncVectorDatabaseClient]:
     async with AsyncVectorDatabaseClient(server.url) as connected:
         yield connected
 
@@ -188,7 +189,7 @@ def test_a_scroll_stays_at_its_snapshot_while_rows_come_and_go(
 
 
 def test_every_read_sees_the_write_before_it_also_from_another_client(
-    server: Any, client: VectorDatabaseClient, words: Collection
+    server: Service, client: VectorDatabaseClient, words: Collection
 ) -> None:
     with VectorDatabaseClient(server.url) as other:
         for n in range(50):

@@ -20,6 +20,7 @@ from tests.integration.bus_kit import (
     server,
 )
 from vector_db.common.adapters.loopback_bus import LoopbackBus
+from vector_db.common.core.codec import decode
 from vector_db.common.core.messages import (
     AnyMessage,
     ConfirmRequest,
@@ -326,3 +327,18 @@ async def test_a_record_that_is_refused_is_a_gap_and_is_not_passed_over(bus: Bus
     await bus.tail(LOG, 0, refuse_second, tail.on_gap)
     await tail.until(lambda: bool(tail.gaps))
     assert tail.seqs == [1]
+
+
+async def test_a_record_of_several_mebibytes_is_one_record(bus: Bus) -> None:
+    await bus.create_log(LOG)
+    large = SearchRequest(1, (0,), 1, bytes(3 * 1024 * 1024), 10)
+    assert await bus.append_acked(LOG, large, WAIT_S) == 1
+    assert await bus.append_acked(LOG, number(2), WAIT_S) == 2
+    got: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+    gaps: list[str] = []
+    tail = await bus.tail(LOG, 0, lambda seq, data: got.put_nowait((seq, data)), gaps.append)
+    seq, data = await asyncio.wait_for(got.get(), WAIT_S)
+    assert (seq, decode(data)) == (1, large)
+    assert (await asyncio.wait_for(got.get(), WAIT_S))[0] == 2
+    assert gaps == []
+    await tail.close()

@@ -18,16 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import clean_environment, free_ports
+
 START_S_MAX = 60.0
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 class Launcher:
@@ -44,12 +37,11 @@ class Launcher:
             "http_port": http_port,
             "grpc_port": grpc_port,
         }
-        kept = {key: value for key, value in os.environ.items() if "VECTOR_DB_" not in key}
         ours = {f"VECTOR_DB_{k.upper()}": str(v) for k, v in (defaults | settings).items()}
         process = subprocess.Popen(
             [sys.executable, "-m", "vector_db.common.service.cli", "run", which],
             cwd=self.folder,
-            env=kept | ours,
+            env=clean_environment(**ours),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

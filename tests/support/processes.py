@@ -1,10 +1,12 @@
 """Real processes of the product for tests: the whole of it in one, or each service on its own.
 
-Every process listens on 127.0.0.1 on ports that were free just before, and is ended by pid.
+Every process listens on 127.0.0.1 on ports that were free just before, and is ended by the id of
+its process group, with the broker that it started.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,20 +15,22 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+ARROW = "application/vnd.apache.arrow.stream"
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Different ports of 127.0.0.1 that nobody listens on now."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
@@ -45,50 +49,44 @@ class HttpError(Exception):
 
 
 def call(
-    url: str, body: Any = None, method: str | None = None, timeout_s: float = 60.0
+    url: str,
+    body: Any = None,
+    method: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 60.0,
 ) -> dict[str, Any]:
-    """One JSON request; `body` None is a GET.
+    """One request; `body` None is a GET, bytes are an Arrow stream, anything else goes as JSON.
 
     :raises HttpError: the answer is no 2xx.
     :raises OSError: no answer.
     """
-    data = None if body is None else orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    data, kind = body, ARROW
+    if body is not None and not isinstance(body, bytes):
+        data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+        kind = "application/json"
+    request = urllib.request.Request(
+        url, data, {"Content-Type": kind, **(headers or {})}, method=method
+    )
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
             answer: dict[str, Any] = orjson.loads(response.read())
             return answer
     except urllib.error.HTTPError as error:
-        raise HttpError(error.code, error.read()) from error
-
-
-def wait_for_url(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until `url` answers 200.
-
-    :raises RuntimeError: the process ended, or it takes too long; with the end of its log.
-    """
-    until = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.02)
-    raise RuntimeError(f"{url} is not ready: {log.read_text(errors='replace')[-3000:]}")
+        with error:
+            raise HttpError(error.code, error.read()) from error
 
 
 class Service:
-    """One process: ``vector-db run WHICH``, in a process group of its own."""
+    """One process: ``vector-db run WHICH``, in a process group of its own, over `folder`.
+
+    It may be started again, on the same ports and data, after it ended. `settings` are variables
+    of its environment and override what is chosen here.
+    """
 
     def __init__(self, which: str, folder: Path, **settings: str) -> None:
         self.which = which
         self.folder = folder
-        self.log = folder / f"{which}.log"
-        self.http_port = free_port()
-        self.grpc_port = free_port()
-        self.admin_port = free_port()
+        self.http_port, self.grpc_port, self.admin_port = free_ports(3)
         self.settings = {
             "VECTOR_DB_DATA_DIR": str(folder / "data"),
             "VECTOR_DB_HTTP_PORT": str(self.http_port),
@@ -100,7 +98,7 @@ class Service:
 
     @property
     def url(self) -> str:
-        """The REST edge."""
+        """The REST edge, without a slash at the end."""
         return f"http://127.0.0.1:{self.http_port}"
 
     @property
@@ -108,14 +106,14 @@ class Service:
         return f"127.0.0.1:{self.grpc_port}"
 
     @property
-    def probe_url(self) -> str:
-        edge = self.which in ("all", "gateway")
-        return f"http://127.0.0.1:{self.http_port if edge else self.admin_port}/readyz"
+    def log(self) -> str:
+        """What the process wrote, over all its starts."""
+        return (self.folder / f"{self.which}.log").read_text(errors="replace")
 
     def spawn(self) -> None:
         """Start the process without waiting."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        with (self.folder / f"{self.which}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "vector_db.common.service.cli", "run", self.which],
                 cwd=self.folder,
@@ -127,34 +125,64 @@ class Service:
             )
 
     def wait_ready(self) -> None:
-        """Until its probe says ready."""
-        if self.process is None:
-            raise RuntimeError("spawn() comes first")
-        wait_for_url(self.probe_url, self.process, self.log)
+        """Until its probe says ready; what is not ready in time is killed.
+
+        :raises RuntimeError: it ended, or takes too long; with the end of its log.
+        """
+        until = time.monotonic() + READY_TIMEOUT_S
+        while not self.is_ready():
+            ended = self.process is None or self.process.poll() is not None
+            if ended or time.monotonic() > until:
+                self.kill()
+                said = "ended" if ended else "is not ready"
+                raise RuntimeError(f"{self.which} {said}: {self.log[-4000:]}")
+            time.sleep(0.02)
+
+    def is_ready(self) -> bool:
+        """Whether its probe answers 200 now."""
+        edge = self.which in ("all", "gateway")
+        port = self.http_port if edge else self.admin_port
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
     def start(self) -> None:
         """Start, and wait until it is ready."""
         self.spawn()
         self.wait_ready()
 
-    def call(self, path: str, body: Any = None, method: str | None = None) -> dict[str, Any]:
-        """One JSON request to the REST edge."""
-        return call(self.url + path, body, method)
+    def call(
+        self,
+        path: str,
+        body: Any = None,
+        method: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """One request to the REST edge. See `call`."""
+        return call(self.url + path, body, method, headers)
 
     def kill(self) -> None:
-        """SIGKILL to the whole process group: no service gets to say good-bye."""
-        if self.process is not None and self.process.poll() is None:
+        """SIGKILL to the whole process group: no service gets to say good-bye.
+
+        Reaches what the process left behind, too, when it has ended already.
+        """
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
+        self.process = None
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code once it has drained."""
+        """SIGTERM, and the exit code once it has drained; killed when it takes too long."""
         if self.process is None:
             raise RuntimeError("spawn() comes first")
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        return self.process.returncode
+        self.process.terminate()
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return -signal.SIGKILL
+        finally:
+            self.kill()

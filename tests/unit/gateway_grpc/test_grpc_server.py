@@ -125,7 +125,9 @@ async def refuses_new_calls(port: int) -> None:
                 try:
                     await check(fresh, "")
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() == grpc.StatusCode.UNAVAILABLE
+                    # A handshake that the end overtakes is cancelled.
+                    refused = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+                    assert error.code() in refused
                     return
 
 

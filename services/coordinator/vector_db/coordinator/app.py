@@ -260,6 +260,7 @@ class Coordinator:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._survey_changed.wait(), SURVEY_REPEAT_S)
                 if survey.refused_term or self._highest_term > term:
+                    self._log.info("gives way", term=term, to=self._highest_term)
                     return None
                 takeover = self._takeover(survey)
                 if takeover is not None:
@@ -273,9 +274,10 @@ class Coordinator:
 
     async def _see_logs(self) -> None:
         """Know the terms of the logs that the broker holds: a term's logs are never used again."""
-        terms = [log_term(name) for name in await self._bus.log_names()]
-        self._old_logs = any(terms)
-        self._see_term(max(terms, default=0))
+        names = await self._bus.log_names()
+        self._see_term(max((log_term(name) for name in names), default=0))
+        # Shard logs are made with the first collection: before that there is nothing to lose.
+        self._old_logs = any(name.startswith("VDB_SHARD_") for name in names)
 
     def _takeover(self, survey: Survey) -> Takeover | None:
         """The first decision of the term, or None while something is missing (`_waits_for`)."""

@@ -7,6 +7,7 @@ catalog older than the announced `catalog_ts` is fetched again before it is used
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -59,6 +60,7 @@ class ClusterView:
         self._announced_catalog_ts = 0
         self._wall = (0, 0.0)
         self._heard_s = float("-inf")
+        self._beaten = asyncio.Event()
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._refresh: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
@@ -105,6 +107,15 @@ class ClusterView:
                 silent.append(shard)
         return silent
 
+    async def heard(self, timeout_s: float) -> bool:
+        """Whether a sequencer is heard, waiting a little: this process may have been busy."""
+        if self.ready():
+            return True
+        self._beaten.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._beaten.wait(), timeout_s)
+        return self.ready()
+
     def wall_ms(self) -> int:
         """The sequencer's wall time, as well as it can be told from here."""
         wall_ms, heard_s = self._wall
@@ -116,11 +127,14 @@ class ClusterView:
             return
         now = self._clock.monotonic_s()
         self._heard_s = now
+        self._beaten.set()
         self._wall = (message.wall_ms, now)
         new_term = message.term > self.term
         if new_term:
             self.term = message.term
-        self._announced_catalog_ts = max(self._announced_catalog_ts, message.catalog_ts)
+        # A takeover may have undone a change, so a new term's word counts even where it is lower.
+        if new_term or message.catalog_ts > self._announced_catalog_ts:
+            self._announced_catalog_ts = message.catalog_ts
         if message.stable_ts > self.stable_ts:
             self.stable_ts = message.stable_ts
             self._wake()
@@ -129,7 +143,7 @@ class ClusterView:
         if new_term:
             for listener in self.on_new_term:
                 listener()
-        if self._announced_catalog_ts > self.catalog_ts and self.reply is not None:
+        if self._announced_catalog_ts != self.catalog_ts and self.reply is not None:
             self._refresh_later()
 
     def _wake(self) -> None:
@@ -194,7 +208,8 @@ class ClusterView:
             return
         self.reply = reply
         self.catalog_ts = reply.catalog_ts
-        self._announced_catalog_ts = max(self._announced_catalog_ts, reply.catalog_ts)
+        if reply.term >= self.term:
+            self._announced_catalog_ts = reply.catalog_ts
         self._by_name = {c.name: c for c in reply.collections}
         self.replicas = reply.replicas
 
@@ -210,6 +225,8 @@ class ClusterView:
             self._refresh = asyncio.create_task(self._refresh_quietly(), name="catalog")
 
     async def _refresh_quietly(self) -> None:
+        if self._announced_catalog_ts == self.catalog_ts:
+            return  # somebody fetched it meanwhile
         try:
             await self.refresh()
         except Unavailable as error:
@@ -225,7 +242,7 @@ class ClusterView:
         :raises NotFound: there is none.
         """
         found = self._by_name.get(name)
-        if found is None or self._announced_catalog_ts > self.catalog_ts:
+        if found is None or self._announced_catalog_ts != self.catalog_ts:
             await self.refresh()
             found = self._by_name.get(name)
         if found is None:

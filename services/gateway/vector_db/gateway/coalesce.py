@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from vector_db.common.core.messages import SearchRequest
-from vector_db.common.model.errors import Unavailable
+from vector_db.common.model.errors import Internal, Unavailable
 from vector_db.common.model.rows import Buffer
 from vector_db.gateway.core.requests import Hits
 
@@ -128,8 +128,12 @@ class Coalescer:
         if self._in_flight < self._in_flight_max:
             self._in_flight += 1
             if self._looks_for_company():
-                # Queries that the loop is about to read in this very turn travel along.
-                await asyncio.sleep(0)
+                try:
+                    # Queries that the loop is about to read in this very turn travel along.
+                    await asyncio.sleep(0)
+                except BaseException:
+                    self._pass_turn()
+                    raise
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns.append(turn)
@@ -164,6 +168,8 @@ class Coalescer:
         """Send a batch that others wait for; the leader's own hits."""
         try:
             mine, *others = await self._send(shape.request(b"".join(batch.vectors)))
+            if len(others) != len(batch.followers):
+                raise Internal(f"{1 + len(others)} answers to {len(batch.vectors)} queries")
         except BaseException as error:
             told = error if isinstance(error, Exception) else Unavailable("the gateway stops")
             for future in batch.followers:

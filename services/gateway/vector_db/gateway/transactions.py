@@ -38,6 +38,7 @@ from vector_db.gateway.core.partition import ShardPart
 
 TXN_TIMEOUT_S = 10.0
 ROOM_TIMEOUT_S = 5.0
+HEARD_TIMEOUT_S = 1.0
 STATUS_PAUSE_S = 0.2
 STATUS_TIMEOUT_S = 2.0
 UNKNOWN_AFTER_S = 5.0
@@ -119,7 +120,7 @@ class Transactions:
 
     async def _once(self, parts: dict[int, ShardPart], mode: str, snapshot_ts: int) -> Committed:
         view = self._view
-        if not view.ready():
+        if not await view.heard(HEARD_TIMEOUT_S):
             raise Unavailable("no coordinator leads now, nothing was written", final=True)
         if silent := view.silent_shards(parts):
             raise Unavailable(

@@ -40,5 +40,5 @@ def decode(data: bytes | memoryview) -> AnyMessage:
         raise NewerFormat(f"message format {view[2]}, this program knows up to {MESSAGE_VERSION}")
     try:
         return _decoder.decode(view[4:])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessage(str(error)) from error

@@ -68,6 +68,11 @@ class Blob(msgspec.Struct, frozen=True):
         """uint32[n + 1], a view."""
         return np.frombuffer(self.offsets, dtype="<u4")
 
+    def lengths(self) -> NDArray[np.int64]:
+        """Bytes of each item, int64[n]."""
+        offsets = self.offset_array().astype(np.int64)
+        return offsets[1:] - offsets[:-1]
+
     def unpack(self) -> list[bytes]:
         """The n items as bytes."""
         data = bytes(self.data)
@@ -75,6 +80,12 @@ class Blob(msgspec.Struct, frozen=True):
         few = n <= _FEW
         o = struct.unpack(f"<{n}I", self.offsets) if few else self.offset_array().tolist()
         return [data[a:b] for a, b in itertools.pairwise(o)]
+
+    def range(self, start: int, stop: int) -> Blob:
+        """The blob of items [start, stop), its data a view of this one's."""
+        offsets = self.offset_array()[start : stop + 1]
+        data = memoryview(self.data)[int(offsets[0]) : int(offsets[-1])]
+        return Blob((offsets - offsets[0]).tobytes(), data)
 
     def take(self, rows: Sequence[int]) -> Blob:
         """The blob of the items at `rows`, in that order."""
@@ -132,6 +143,37 @@ class RowBlock(msgspec.Struct, frozen=True):
             precondition=self.precondition,
             versions=self.version_array()[rows].tobytes() if self.versions else b"",
         )
+
+    def range(self, start: int, stop: int) -> RowBlock:
+        """The block of rows [start, stop), its columns views of this one's."""
+        row = 0 if self.delete else 4 * self.dimension
+        return RowBlock(
+            collection_id=self.collection_id,
+            dimension=self.dimension,
+            ids=self.ids.range(start, stop),
+            hashes=memoryview(self.hashes)[8 * start : 8 * stop],
+            vectors=memoryview(self.vectors)[row * start : row * stop],
+            metadata=None if self.metadata is None else self.metadata.range(start, stop),
+            delete=self.delete,
+            precondition=self.precondition,
+            versions=memoryview(self.versions)[8 * start : 8 * stop] if self.versions else b"",
+        )
+
+    def sizes(self) -> NDArray[np.int64]:
+        """What each row weighs in a record, bytes, int64[n].
+
+        Vector and metadata, or half of the whole row where its key is the larger part: a sum of
+        weights bounds the payload, and twice the sum the whole.
+        """
+        payload = np.zeros(len(self), dtype=np.int64)
+        if not self.delete:
+            payload += 4 * self.dimension
+        if self.metadata is not None:
+            payload += self.metadata.lengths()
+        # A hash and two offsets go with every key.
+        whole = payload + self.ids.lengths() + 16
+        weights: NDArray[np.int64] = np.maximum(payload, (whole + 1) // 2)
+        return weights
 
     def check(self) -> None:
         """Refuse a block whose columns disagree.

@@ -241,7 +241,9 @@ class Sequencer:
         self._prev_ts = record.last_ts
         return record
 
-    def status(self, txn_id: bytes, term: int, deadline_ms: int, now_ms: int) -> TxnStatus:
+    def status(
+        self, txn_id: bytes, term: int = 0, deadline_ms: int = 0, now_ms: int = 0
+    ) -> TxnStatus:
         """What this term knows of a transaction that was sent in `term`."""
         if txn_id in self._decided:
             return self._decided[txn_id][1]

@@ -69,20 +69,20 @@ def split_by_shard(block: RowBlock, shards: Sequence[int]) -> dict[int, RowBlock
 
 
 def row_bytes(block: RowBlock) -> int:
-    """What the rows of a block take in a record."""
-    metadata = 0 if block.metadata is None else len(block.metadata.data)
-    return len(block.vectors) + len(block.ids.data) + metadata + 16 * len(block)
+    """About what the rows of a block take in a record."""
+    return int(block.sizes().sum())
 
 
-def split_by_size(block: RowBlock) -> Iterator[RowBlock]:
-    """The block in pieces whose vectors and metadata are about `CHUNK_BYTES_MAX` each."""
-    size = row_bytes(block) - len(block.ids.data) - 16 * len(block)
-    pieces = max(1, -(-max(size, row_bytes(block) // 2) // CHUNK_BYTES_MAX))
-    if pieces == 1:
-        yield block
-        return
-    for rows in np.array_split(np.arange(len(block)), min(pieces, len(block))):
-        yield block.take(rows)
+def split_by_size(block: RowBlock, bytes_max: int = CHUNK_BYTES_MAX) -> Iterator[RowBlock]:
+    """The block in pieces of at most `bytes_max`, or of one row that is larger by itself."""
+    ends = np.cumsum(block.sizes())
+    start, n = 0, len(ends)
+    while start < n:
+        before = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, before + bytes_max, side="right"))
+        stop = max(stop, start + 1)
+        yield block if (start, stop) == (0, n) else block.range(start, stop)
+        start = stop
 
 
 def partition(blocks: Sequence[tuple[RowBlock, Collection]]) -> dict[int, ShardPart]:

@@ -1,0 +1,715 @@
+"""The participant: what it votes, what it applies and in which order, and what it forgets."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.world import DictStore
+from tests.support.protocol import (
+    COLLECTION,
+    FAR_MS,
+    Replicas,
+    block,
+    collection,
+    first_takeover,
+    prepare,
+    stage,
+    takeover,
+    txn,
+)
+from vector_db.common.core.messages import (
+    Abort,
+    Commit,
+    CreateCollection,
+    Decision,
+    DecisionRecord,
+    DropCollection,
+    Prepare,
+    PromiseRequest,
+    SetPlacement,
+    Stage,
+    Takeover,
+    Vote,
+)
+from vector_db.common.model.ids import make_ts
+from vector_db.common.model.rows import RowBlock
+from vector_db.shard.core.participant import DECIDED_MEMORY_MS, Participant
+from vector_db.shard.core.parts import ChainBroken
+
+T = make_ts
+REPLICAS: Replicas = {0: ("w1",), 1: ("w1", "w2"), 2: ("w2",)}
+SNAPSHOT = T(1, 2)
+
+
+class Worker:
+    """A participant with rows in a dict, which logs everything that it takes."""
+
+    def __init__(self, begun: bool = True) -> None:
+        self.store = DictStore()
+        self.participant = Participant("w1", self.store)
+        self.lsn = 0
+        self.seq = 0
+        self.wal: list[tuple[int, int, object]] = []
+        if begun:
+            self.participant.adopt_term(1, "c1")
+            self.decide(
+                first_takeover(),
+                SetPlacement(T(1, 1), REPLICAS),
+                CreateCollection(COLLECTION, collection((0, 1, 2))),
+                prev=0,
+            )
+
+    def log(self, message: object, seq: int) -> int:
+        self.lsn += 1
+        self.wal.append((self.lsn, seq, message))
+        return self.lsn
+
+    def take(self, *messages: Prepare | Stage) -> list[Vote]:
+        """Take records of a shard log, as the shell does."""
+        votes: list[Vote] = []
+        for message in messages:
+            self.seq += 1
+            if self.participant.wants(message):
+                lsn = self.log(message, self.seq)
+                votes += self.participant.take(message, self.seq, lsn).votes
+            else:
+                self.participant.skip(message.shard, self.seq)
+        return votes
+
+    def vote(self, *messages: Prepare | Stage) -> Vote:
+        (vote,) = self.take(*messages)
+        return vote
+
+    def offer(self, *decisions: Decision, prev: int, wall_ms: int = 1_000, term: int = 1) -> None:
+        self.seq += 1
+        self.participant.offer(DecisionRecord(term, prev, wall_ms, decisions), self.seq, b"")
+
+    def apply_ready(self) -> list[Vote]:
+        votes: list[Vote] = []
+        while (ready := self.participant.next_ready()) is not None:
+            record, seq, _ = ready
+            votes += self.participant.apply(record, seq, self.log(record, seq)).votes
+        return votes
+
+    def decide(
+        self, *decisions: Decision, prev: int | None = None, wall_ms: int = 1_000, term: int = 1
+    ) -> list[Vote]:
+        """A record of `decisions` after the cursor arrives and is applied."""
+        prev = self.participant.cursor if prev is None else prev
+        self.offer(*decisions, prev=prev, wall_ms=wall_ms, term=term)
+        return self.apply_ready()
+
+    @property
+    def alive(self) -> dict[bytes, float]:
+        return {key: value for key, (_, value) in self.store.alive().items()}
+
+    def put(self, n: int, *keys: str, value: float = 1.0) -> None:
+        """Commit a blind write at (1, n)."""
+        self.take(prepare(f"put{n}", block(*keys, value=value), mode="blind"))
+        self.decide(Commit(T(1, n), txn(f"put{n}"), (0,)))
+
+
+def commit(n: int, name: str, *participants: int, term: int = 1) -> Commit:
+    return Commit(T(term, n), txn(name), participants or (0,))
+
+
+def abort(n: int, name: str, *participants: int) -> Abort:
+    return Abort(T(1, n), txn(name), participants or (0,), "conflict", "")
+
+
+# --- voting ---------------------------------------------------------------------------------------
+
+
+def test_a_write_that_nothing_speaks_against_gets_yes() -> None:
+    vote = Worker().vote(prepare("t", block("a", "b"), snapshot_ts=SNAPSHOT, participants=(0, 2)))
+    assert vote.yes
+    assert (vote.worker, vote.shard, vote.term) == ("w1", 0, 1)
+    assert (vote.participants, vote.collections, vote.gateway) == ((0, 2), (COLLECTION,), "g")
+    assert vote.deadline_ms == FAR_MS
+
+
+def test_no_vote_before_the_cursor_has_reached_the_snapshot() -> None:
+    worker = Worker()
+    assert worker.take(prepare("t", block("a"), snapshot_ts=T(1, 4))) == []
+    assert worker.decide(abort(3, "x")) == []
+    (vote,) = worker.decide(abort(4, "y"))
+    assert (vote.txn_id, vote.yes) == (txn("t"), True)
+
+
+def test_a_row_that_changed_since_the_snapshot_is_a_conflict() -> None:
+    worker = Worker()
+    worker.put(3, "a")
+    late = worker.vote(prepare("t", block("a"), snapshot_ts=SNAPSHOT))
+    assert (late.yes, late.reason) == (False, "conflict")
+    assert worker.vote(prepare("u", block("b"), snapshot_ts=SNAPSHOT)).yes
+    worker.decide(abort(4, "t"))
+    assert worker.vote(prepare("v", block("a"), snapshot_ts=T(1, 3))).yes
+
+
+def test_a_deletion_since_the_snapshot_is_a_conflict_too() -> None:
+    worker = Worker()
+    worker.put(3, "a")
+    worker.take(prepare("d", block("a", delete=True), snapshot_ts=T(1, 3)))
+    worker.decide(commit(4, "d"))
+    assert worker.alive == {}
+    assert worker.vote(prepare("t", block("a"), snapshot_ts=T(1, 3))).reason == "conflict"
+
+
+def test_blind_writes_coexist_and_do_not_look_at_versions() -> None:
+    worker = Worker()
+    worker.put(3, "a")
+    for name in ("t", "u"):
+        assert worker.vote(prepare(name, block("a"), mode="blind")).yes
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("snapshot", "blind"), ("blind", "snapshot"), ("snapshot", "snapshot")]
+)
+def test_an_undecided_write_of_the_same_row_is_a_conflict(first: str, second: str) -> None:
+    worker = Worker()
+    worker.take(prepare("t", block("a"), snapshot_ts=SNAPSHOT, mode=first))
+    vote = worker.vote(prepare("u", block("a"), snapshot_ts=SNAPSHOT, mode=second))
+    assert (vote.yes, vote.reason) == (False, "conflict")
+
+
+def test_a_write_that_was_voted_down_still_conflicts_while_it_is_undecided() -> None:
+    """Another replica may have said yes to it."""
+    worker = Worker()
+    worker.put(3, "a")
+    assert not worker.vote(prepare("t", block("a", "b"), snapshot_ts=SNAPSHOT)).yes
+    assert not worker.vote(prepare("u", block("b"), snapshot_ts=T(1, 3))).yes
+    worker.decide(abort(4, "t"))
+    worker.decide(abort(5, "u"))
+    assert worker.vote(prepare("v", block("b"), snapshot_ts=T(1, 5))).yes
+
+
+@pytest.mark.parametrize(
+    ("precondition", "versions", "reason"),
+    [
+        ("absent", (), "already_exists"),
+        ("present", (), ""),
+        ("version", (T(1, 3),), ""),
+        ("version", (T(1, 2),), "precondition_failed"),
+    ],
+)
+def test_preconditions_on_a_row_that_exists(
+    precondition: str, versions: tuple[int, ...], reason: str
+) -> None:
+    worker = Worker()
+    worker.put(3, "a")
+    rows = block("a", precondition=precondition, versions=versions)
+    vote = worker.vote(prepare("t", rows, snapshot_ts=T(1, 3)))
+    assert (vote.yes, vote.reason) == (not reason, reason)
+
+
+@pytest.mark.parametrize(
+    ("precondition", "versions", "reason"),
+    [
+        ("absent", (), ""),
+        ("present", (), "not_found"),
+        ("version", (T(1, 3),), "precondition_failed"),
+    ],
+)
+def test_preconditions_on_a_row_that_does_not_exist(
+    precondition: str, versions: tuple[int, ...], reason: str
+) -> None:
+    rows = block("a", precondition=precondition, versions=versions)
+    vote = Worker().vote(prepare("t", rows, snapshot_ts=SNAPSHOT))
+    assert (vote.yes, vote.reason) == (not reason, reason)
+
+
+def test_a_precondition_that_one_row_of_many_fails_names_that_row() -> None:
+    worker = Worker()
+    worker.put(3, "c", "d")
+    rows = block("a", "b", "c", "d", precondition="absent")
+    vote = worker.vote(prepare("t", rows, snapshot_ts=T(1, 3)))
+    assert vote.reason == "already_exists"
+    assert "'c'" in vote.detail
+    assert "2 of 4" in vote.detail
+
+
+def test_deletes_count_the_rows_that_they_find() -> None:
+    worker = Worker()
+    worker.put(3, "a", "b")
+    vote = worker.vote(prepare("t", block("a", "b", "c", delete=True), snapshot_ts=T(1, 3)))
+    assert (vote.yes, vote.deleted) == (True, 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (block("a", collection_id=T(1, 99)), "not_found"),
+        (block("a", dimension=3), "invalid_argument"),
+    ],
+    ids=["unknown collection", "other dimension"],
+)
+def test_rows_that_do_not_fit_the_catalog_get_no(rows: RowBlock, reason: str) -> None:
+    assert Worker().vote(prepare("t", rows, mode="blind")).reason == reason
+
+
+def test_a_full_disk_takes_no_rows_and_goes_on_deleting() -> None:
+    worker = Worker()
+    worker.put(3, "a")
+    worker.participant.full = "the disk is full"
+    vote = worker.vote(prepare("t", block("b"), mode="blind"))
+    assert (vote.reason, vote.detail) == ("storage_full", "the disk is full")
+    assert worker.vote(prepare("u", block("a", delete=True), snapshot_ts=T(1, 3))).yes
+
+
+def test_a_prepare_that_comes_twice_is_voted_on_once() -> None:
+    worker = Worker()
+    message = prepare("t", block("a"), snapshot_ts=SNAPSHOT)
+    assert worker.vote(message).yes
+    assert worker.take(message) == []
+    assert [v.txn_id for v in worker.participant.votes_again()] == [txn("t")]
+
+
+# --- chunks ---------------------------------------------------------------------------------------
+
+CHUNKS = [stage("t", 0, block("a", "b")), stage("t", 1, block("c"))]
+WHOLE = prepare("t", block("d"), mode="blind", stages=CHUNKS)
+
+
+def test_all_chunks_and_the_prepare_are_applied_as_one() -> None:
+    worker = Worker()
+    assert worker.vote(*CHUNKS, WHOLE).yes
+    assert worker.alive == {}
+    worker.decide(commit(3, "t"))
+    assert worker.alive.keys() == {b"a", b"b", b"c", b"d"}
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_missing_chunk_is_a_no_that_may_be_tried_again(missing: int) -> None:
+    vote = Worker().vote(*(c for c in CHUNKS if c.index != missing), WHOLE)
+    assert (vote.yes, vote.reason) == (False, "conflict")
+    assert "1 of 2 chunks" in vote.detail
+
+
+def test_a_chunk_that_is_not_the_one_that_was_sent_is_a_no() -> None:
+    vote = Worker().vote(CHUNKS[0], stage("t", 1, block("x")), WHOLE)
+    assert not vote.yes
+
+
+def test_a_chunk_that_comes_twice_counts_once() -> None:
+    assert Worker().vote(CHUNKS[0], *CHUNKS, CHUNKS[1], WHOLE).yes
+
+
+def test_the_keys_of_chunks_conflict_like_the_prepares_own() -> None:
+    worker = Worker()
+    worker.take(*CHUNKS, WHOLE)
+    assert not worker.vote(prepare("u", block("b"), snapshot_ts=SNAPSHOT)).yes
+
+
+# --- what is wanted -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", [0, 2])
+def test_records_of_another_term_than_the_promised_one_are_not_taken(term: int) -> None:
+    worker = Worker()
+    assert worker.take(prepare("t", block("a"), term=term, mode="blind")) == []
+    assert worker.wal[-1][2] != prepare("t", block("a"), term=term, mode="blind")
+    assert worker.participant.positions[0] == worker.seq
+
+
+def test_a_record_whose_deadline_has_passed_is_not_taken() -> None:
+    worker = Worker()
+    worker.decide(abort(3, "x"), wall_ms=5_000)
+    assert not worker.participant.wants(prepare("t", block("a"), deadline_ms=5_000))
+    assert worker.participant.wants(prepare("t", block("a"), deadline_ms=5_001))
+
+
+def test_a_record_of_a_decided_transaction_is_not_taken() -> None:
+    worker = Worker()
+    worker.take(prepare("t", block("a"), mode="blind"))
+    worker.decide(commit(3, "t"))
+    assert not worker.participant.wants(prepare("t", block("a"), mode="blind"))
+
+
+# --- applying -------------------------------------------------------------------------------------
+
+
+def test_rows_become_visible_with_the_commit_and_not_before() -> None:
+    worker = Worker()
+    worker.take(prepare("t", block("a", value=7.0), mode="blind"))
+    assert worker.alive == {}
+    worker.decide(commit(3, "t"))
+    assert worker.store.alive() == {b"a": (T(1, 3), 7.0)}
+    assert worker.participant.cursor == T(1, 3)
+    assert worker.participant.status(txn("t")).commit_ts == T(1, 3)
+
+
+def test_an_aborted_transaction_leaves_nothing() -> None:
+    worker = Worker()
+    worker.take(prepare("t", block("a"), mode="blind"))
+    worker.decide(abort(3, "t"))
+    assert worker.alive == {}
+    assert worker.participant.counts()["undecided"] == 0
+    assert worker.participant.status(txn("t")).state == "aborted"
+
+
+def test_rows_are_kept_until_the_decision_whatever_was_voted() -> None:
+    """A majority may have said yes where this replica said no."""
+    worker = Worker()
+    worker.put(3, "a")
+    assert not worker.vote(prepare("t", block("a", value=2.0), snapshot_ts=SNAPSHOT)).yes
+    worker.decide(commit(4, "t"))
+    assert worker.alive == {b"a": 2.0}
+
+
+@pytest.mark.parametrize("arrived", [[], [CHUNKS[0]], CHUNKS, [CHUNKS[0], WHOLE]], ids=len)
+def test_a_commit_waits_for_all_of_its_rows_and_holds_back_what_follows(
+    arrived: list[Prepare | Stage],
+) -> None:
+    worker = Worker()
+    worker.take(*arrived)
+    worker.take(prepare("u", block("z"), mode="blind"))
+    worker.decide(commit(3, "t"))
+    worker.offer(commit(4, "u"), prev=T(1, 3))
+    worker.apply_ready()
+    assert (worker.participant.cursor, worker.alive) == (T(1, 2), {})
+    everything: list[Prepare | Stage] = [*CHUNKS, WHOLE]
+    worker.take(*(m for m in everything if m not in arrived))
+    worker.apply_ready()
+    assert worker.participant.cursor == T(1, 4)
+    assert worker.alive.keys() == {b"a", b"b", b"c", b"d", b"z"}
+
+
+def test_a_commit_on_shards_of_other_workers_waits_for_nothing() -> None:
+    worker = Worker()
+    worker.decide(commit(3, "t", 2))
+    assert worker.participant.cursor == T(1, 3)
+
+
+def test_decisions_are_applied_in_the_order_of_their_chain_and_once() -> None:
+    worker = Worker()
+    for name, value in (("t", 1.0), ("u", 2.0)):
+        worker.take(prepare(name, block("a", value=value), mode="blind"))
+    worker.offer(commit(3, "t"), prev=T(1, 2))
+    worker.offer(commit(3, "t"), prev=T(1, 2))
+    worker.offer(commit(4, "u"), prev=T(1, 3))
+    worker.apply_ready()
+    worker.decide(commit(3, "t"), prev=T(1, 2))
+    assert worker.store.alive() == {b"a": (T(1, 4), 2.0)}
+    assert [v.begin_ts for v in worker.store.rows[b"a"]] == [T(1, 3), T(1, 4)]
+
+
+def test_a_record_that_does_not_follow_the_last_one_breaks_the_chain() -> None:
+    worker = Worker()
+    with pytest.raises(ChainBroken):
+        worker.decide(abort(4, "t"), prev=T(1, 3))
+    worker.offer(abort(3, "t"), prev=T(1, 2))
+    with pytest.raises(ChainBroken):
+        worker.offer(abort(5, "u"), prev=T(1, 4))
+
+
+def test_decisions_of_a_term_that_was_not_promised_are_ignored() -> None:
+    worker = Worker()
+    worker.participant.adopt_term(2, "c2")
+    worker.decide(abort(3, "t"))
+    assert worker.participant.cursor == T(1, 2)
+
+
+def test_several_writes_of_one_row_in_one_transaction_are_applied_in_their_order() -> None:
+    worker = Worker()
+    worker.take(prepare("t", block("a", value=1.0), block("b", delete=True), block("b", value=3.0)))
+    worker.decide(commit(3, "t"))
+    assert worker.alive == {b"a": 1.0, b"b": 3.0}
+
+
+def test_rows_of_a_collection_that_was_dropped_before_the_commit_are_not_applied() -> None:
+    worker = Worker()
+    worker.take(prepare("t", block("a"), mode="blind"))
+    worker.decide(DropCollection(T(1, 3), COLLECTION))
+    worker.decide(commit(4, "t"))
+    assert worker.alive == {}
+    assert worker.participant.cursor == T(1, 4)
+
+
+def test_what_was_decided_is_remembered_past_its_deadline_and_then_forgotten() -> None:
+    worker = Worker()
+    worker.take(prepare("t", block("a"), mode="blind", deadline_ms=5_000))
+    worker.decide(commit(3, "t"), wall_ms=2_000)
+    worker.decide(abort(4, "x"), wall_ms=5_000 + DECIDED_MEMORY_MS - 1)
+    assert worker.participant.status(txn("t")).state == "committed"
+    worker.decide(abort(5, "y"), wall_ms=5_000 + DECIDED_MEMORY_MS)
+    assert worker.participant.status(txn("t")).state == "unknown"
+    assert not worker.participant.wants(prepare("t", block("a"), deadline_ms=5_000))
+
+
+# --- promises -------------------------------------------------------------------------------------
+
+
+def test_a_term_is_promised_upward_only_and_to_one_candidate() -> None:
+    participant = Worker().participant
+    request = PromiseRequest(3, "c3", "")
+    assert participant.promise(request)
+    assert not participant.promise(request), "nothing new to log"
+    assert participant.promise_message(request).granted
+    for other in (PromiseRequest(3, "rival", ""), PromiseRequest(2, "c2", "")):
+        assert not participant.promise(other)
+        answer = participant.promise_message(other)
+        assert (answer.granted, answer.promised) == (False, 3)
+    assert participant.promise(PromiseRequest(4, "rival", ""))
+
+
+def test_a_candidate_of_another_cluster_is_promised_nothing() -> None:
+    participant = Worker().participant
+    foreign = PromiseRequest(9, "c9", "another")
+    assert not participant.promise(foreign)
+    assert not participant.promise_message(foreign).granted
+    assert participant.promised == 1
+    assert participant.promise(PromiseRequest(9, "c9", "cluster"))
+
+
+def test_a_promise_says_how_far_this_worker_is_and_what_it_remembers() -> None:
+    worker = Worker()
+    worker.decide(abort(3, "t"))
+    request = PromiseRequest(2, "c2", "")
+    worker.participant.promise(request)
+    answer = worker.participant.promise_message(request)
+    assert (answer.cursor, answer.cluster_id, answer.wall_ms) == (T(1, 3), "cluster", 1_000)
+    assert answer.replicas == REPLICAS
+    assert [c.id for c in answer.collections] == [COLLECTION]
+    assert [r.last_ts for r in answer.tail] == [T(1, 2), T(1, 3)]
+
+
+def test_a_promise_ends_what_was_held_of_the_older_term() -> None:
+    worker = Worker()
+    worker.offer(commit(3, "t"), prev=T(1, 2))
+    worker.participant.promise(PromiseRequest(2, "c2", ""))
+    worker.participant.take(prepare("t", block("a"), mode="blind"), 1, 1)
+    assert worker.participant.next_ready() is None
+    assert worker.participant.positions == {}
+
+
+# --- takeovers ------------------------------------------------------------------------------------
+
+
+def take_over(worker: Worker, first: Takeover, *more: Decision) -> list[Vote]:
+    term = first.ts >> 36
+    worker.participant.adopt_term(term, f"c{term}")
+    return worker.decide(first, *more, prev=first.base, term=term)
+
+
+def later(
+    base: int,
+    bases: dict[int, int] | None = None,
+    after: int | None = None,
+    decisions: tuple[DecisionRecord, ...] = (),
+    term: int = 2,
+) -> Takeover:
+    return takeover(
+        term,
+        base,
+        REPLICAS,
+        bases=bases,
+        collections=(collection((0, 1, 2)),),
+        after=after,
+        decisions=decisions,
+    )
+
+
+def test_what_lies_beyond_the_base_is_undone() -> None:
+    worker = Worker()
+    worker.put(3, "a", value=1.0)
+    worker.put(4, "a", "b", value=2.0)
+    take_over(worker, later(T(1, 3)))
+    assert worker.store.alive() == {b"a": (T(1, 3), 1.0)}
+    assert worker.participant.cursor == T(2, 0)
+    assert worker.participant.status(txn("put4")).state == "aborted"
+    assert worker.participant.status(txn("put3")).state == "committed"
+
+
+def test_what_is_missing_below_the_base_is_applied() -> None:
+    worker = Worker()
+    worker.take(prepare("t", block("a"), mode="blind"))
+    missed = DecisionRecord(1, T(1, 2), 1_000, (commit(3, "t"),))
+    take_over(worker, later(T(1, 3), after=T(1, 2), decisions=(missed,)))
+    assert worker.store.alive() == {b"a": (T(1, 3), 1.0)}
+    assert worker.participant.status(txn("t")).commit_ts == T(1, 3)
+
+
+def test_what_was_undecided_in_an_older_term_is_void() -> None:
+    worker = Worker()
+    worker.take(prepare("t", block("a"), snapshot_ts=SNAPSHOT), stage("u", 0, block("b")))
+    take_over(worker, later(T(1, 2)))
+    assert worker.participant.counts()["undecided"] == 0
+    assert worker.participant.status(txn("t")).state == "aborted"
+    again = prepare("v", block("a"), term=2, snapshot_ts=T(2, 0))
+    assert worker.vote(again).yes, "the void one conflicts no more"
+
+
+def test_a_history_that_an_earlier_takeover_cut_is_undone_to_there() -> None:
+    """This worker slept through term 2, which began at (1, 3)."""
+    worker = Worker()
+    worker.put(3, "a", value=1.0)
+    worker.put(4, "a", value=2.0)
+    known = later(T(2, 5), bases={2: T(1, 3)}, after=T(1, 3), term=3)
+    take_over(worker, known)
+    assert worker.store.alive() == {b"a": (T(1, 3), 1.0)}
+
+
+def test_a_placed_worker_that_is_told_too_little_asks_for_help() -> None:
+    worker = Worker()
+    with pytest.raises(ChainBroken, match="known up to"):
+        take_over(worker, later(T(1, 9), after=T(1, 5)))
+
+
+def test_a_commit_that_a_takeover_tells_and_whose_rows_are_missing_is_not_skipped() -> None:
+    worker = Worker()
+    missed = DecisionRecord(1, T(1, 2), 1_000, (commit(3, "t"),))
+    with pytest.raises(ChainBroken, match="rows of the commit"):
+        take_over(worker, later(T(1, 3), after=T(1, 2), decisions=(missed,)))
+    assert worker.participant.cursor < T(1, 3)
+
+
+def test_a_worker_that_never_knew_anything_joins_at_the_takeover() -> None:
+    worker = Worker(begun=False)
+    others = takeover(2, T(1, 9), {0: ("w2",)}, collections=(collection((0,)),))
+    take_over(worker, others)
+    assert worker.participant.cursor == T(2, 0)
+    assert [c.id for c in worker.participant.state.collections.values()] == [COLLECTION]
+
+
+def test_a_takeover_that_comes_twice_changes_nothing() -> None:
+    worker = Worker()
+    first = later(T(1, 2))
+    take_over(worker, first)
+    worker.take(prepare("t", block("a"), term=2, mode="blind"))
+    worker.decide(Commit(T(2, 1), txn("t"), (0,)), term=2)
+    record = DecisionRecord(2, T(1, 2), 1_000, (first,))
+    worker.participant.apply(record, 1, worker.log(record, 1))
+    assert worker.participant.cursor == T(2, 1)
+    assert worker.alive == {b"a": 1.0}
+
+
+# --- stable, checkpoints, recovery ----------------------------------------------------------------
+
+
+def test_stable_goes_no_further_than_what_is_applied_and_never_back() -> None:
+    participant = Worker().participant
+    participant.stable(T(1, 9), 0)
+    assert participant.stable_ts == T(1, 2)
+    participant.stable(T(1, 1), 0)
+    assert participant.stable_ts == T(1, 2)
+
+
+def test_the_files_of_a_dropped_collection_go_once_the_drop_cannot_be_undone() -> None:
+    worker = Worker()
+    worker.decide(DropCollection(T(1, 3), COLLECTION))
+    assert worker.participant.stable(T(1, 2), 0) == []
+    assert worker.participant.stable(T(1, 3), 0) == [COLLECTION]
+    assert worker.participant.stable(T(1, 3), 0) == []
+
+
+def test_a_drop_that_a_takeover_undid_removes_no_files() -> None:
+    worker = Worker()
+    worker.decide(DropCollection(T(1, 3), COLLECTION))
+    take_over(worker, later(T(1, 2)))
+    assert worker.participant.stable(T(2, 0), 0) == []
+    assert COLLECTION in worker.participant.state.collections
+
+
+def test_decisions_are_remembered_until_every_worker_is_durable_past_them() -> None:
+    worker = Worker()
+    for n in (3, 4, 5):
+        worker.decide(abort(n, f"x{n}"))
+    worker.participant.stable(T(1, 5), T(1, 4))
+    answer = worker.participant.promise_message(PromiseRequest(2, "c2", ""))
+    assert ([r.last_ts for r in answer.tail], answer.tail_from) == ([T(1, 5)], T(1, 4))
+
+
+def test_no_checkpoint_while_a_catalog_change_can_be_undone() -> None:
+    worker = Worker()
+    assert worker.participant.checkpoint(worker.lsn + 1) is None
+    worker.participant.stable(T(1, 2), 0)
+    assert worker.participant.checkpoint(worker.lsn + 1) is not None
+    worker.decide(CreateCollection(T(1, 3), collection((0,), T(1, 3), "d")))
+    assert worker.participant.checkpoint(worker.lsn + 1) is None
+
+
+def test_a_checkpoint_replays_from_what_is_undecided_or_not_stable_yet() -> None:
+    worker = Worker()
+    worker.participant.stable(T(1, 2), 0)
+    worker.take(prepare("t", block("a"), mode="blind"))
+    prepared = worker.lsn
+    worker.take(prepare("u", block("b"), mode="blind"))
+    saved = worker.participant.checkpoint(worker.lsn + 1)
+    assert saved is not None
+    assert saved.replay_lsn == prepared, "t is undecided"
+
+    worker.decide(commit(3, "t"))
+    saved = worker.participant.checkpoint(worker.lsn + 1)
+    assert saved is not None
+    assert (saved.cursor, saved.replay_lsn) == (T(1, 2), prepared), (
+        "t may be undone: its rows are needed"
+    )
+
+    worker.participant.stable(T(1, 3), 0)
+    saved = worker.participant.checkpoint(worker.lsn + 1)
+    assert saved is not None
+    assert (saved.cursor, saved.replay_lsn) == (T(1, 3), prepared + 1), "u is undecided"
+
+    worker.decide(abort(4, "u"))
+    worker.participant.stable(T(1, 4), 0)
+    saved = worker.participant.checkpoint(worker.lsn + 1)
+    assert saved is not None
+    assert saved.replay_lsn == worker.lsn + 1, "nothing is needed"
+
+
+def replayed(worker: Worker, cut: bool) -> Worker:
+    """The worker as it comes back: from its checkpoint if `cut`, else from the whole WAL."""
+    back = Worker(begun=False)
+    back.lsn, back.wal = worker.lsn, list(worker.wal)
+    from_lsn = 0
+    if cut:
+        saved = worker.participant.checkpoint(worker.lsn + 1)
+        assert saved is not None
+        from_lsn = saved.replay_lsn
+        back.participant = Participant.restore("w1", back.store, saved)
+        back.store.rows = {
+            key: kept
+            for key, versions in worker.store.rows.items()
+            if (kept := [v for v in versions if v.begin_ts <= saved.cursor])
+        }
+    else:
+        back.participant.adopt_term(1, "c1")
+    for lsn, seq, message in worker.wal:
+        if lsn < from_lsn:
+            continue
+        if isinstance(message, DecisionRecord):
+            back.participant.apply(message, seq, lsn)
+        elif isinstance(message, Prepare | Stage):
+            back.participant.take(message, seq, lsn, replaying=True)
+    return back
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole log", "checkpoint"])
+def test_after_a_restart_everything_is_as_it_was(cut: bool) -> None:
+    worker = Worker()
+    worker.participant.stable(T(1, 2), 0)
+    worker.take(prepare("open", block("b"), snapshot_ts=SNAPSHOT))
+    worker.put(3, "a", value=1.0)
+    worker.take(prepare("refused", block("b"), snapshot_ts=T(1, 3)))
+    worker.take(stage("half", 0, block("c")))
+    worker.put(4, "d", value=4.0)
+    worker.participant.stable(T(1, 3), 0)
+
+    back = replayed(worker, cut)
+    again = back.participant.revote().votes
+    assert back.store.rows == worker.store.rows, "every version, once"
+    assert back.participant.cursor == worker.participant.cursor
+    assert back.participant.positions == worker.participant.positions
+    assert back.participant.decision_seq == worker.participant.decision_seq
+    assert back.participant.counts() == worker.participant.counts()
+    assert [(v.txn_id, v.yes) for v in again] == [(txn("open"), True), (txn("refused"), False)]
+    back.decide(commit(5, "open"))
+    assert back.alive == {b"a": 1.0, b"b": 1.0, b"d": 4.0}
+
+
+def test_replaying_casts_no_vote() -> None:
+    """Votes are cast once recovery is over, in the order of the log."""
+    worker = Worker()
+    effects = worker.participant.take(prepare("t", block("a"), mode="blind"), 1, 1, replaying=True)
+    assert effects.votes == []
+    assert [v.txn_id for v in worker.participant.revote().votes] == [txn("t")]
