@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 
 from vector_db.common.core.messages import AnyMessage
 from vector_db.common.core.subjects import LogName
@@ -95,11 +96,11 @@ class MemoryBus:
 
 
 class _Registered:
-    def __init__(self, remove: object) -> None:
+    def __init__(self, remove: Callable[[], object]) -> None:
         self._remove = remove
         self._open = True
 
     async def close(self) -> None:
-        if self._open and callable(self._remove):
+        if self._open:
             self._open = False
             self._remove()

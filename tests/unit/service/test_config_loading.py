@@ -11,8 +11,8 @@ import yaml
 
 from vector_db.common.model.errors import StartupError
 from vector_db.common.model.limits import Limits
+from vector_db.common.model.urls import MASK
 from vector_db.common.service.config import (
-    MASK,
     Config,
     LimitsConfig,
     effective_yaml,
