@@ -11,7 +11,7 @@ DISTRIBUTIONS := libs/common libs/client services/gateway services/coordinator s
 SOURCES := $(wildcard libs services tests bench examples)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
-.PHONY: help venv run demo test check static format proto bench-write bench-query crash clean
+.PHONY: help venv run demo test check static format golden proto bench-write bench-query crash clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ check: static ## The quick loop: format, lint, types, import rules, unit tests
 
 test: static ## Everything: the static checks and all tests
 	$(BIN)/python -m pytest --durations=15
+
+golden: venv ## Write the effects of the protocol's scripts anew, to look at in the diff
+	$(BIN)/python -m pytest tests/sim/test_golden.py --rewrite-golden
 
 format: venv ## Rewrite the sources in the house style
 	$(BIN)/ruff format $(SOURCES)

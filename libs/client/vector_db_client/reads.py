@@ -156,10 +156,7 @@ class AsyncReads:
         include: Sequence[IncludeInRows] = ("metadata", "dimensions"),
         consistency: Consistency = "own_writes",
     ) -> AsyncIterator[Page]:
-        """`scroll` by pages of up to `page_size` rows, with their snapshot.
-
-        :raises SnapshotTooOld: the scroll took longer than the server keeps old versions.
-        """
+        """`scroll` by pages of up to `page_size` rows, with their snapshot."""
         body = self._read_body(consistency, filter) | {"limit": page_size}
         body["include"] = list(include)
         while True:

@@ -357,10 +357,7 @@ class VectorDatabaseClient:
         include: Sequence[IncludeInRows] = ("metadata", "dimensions"),
         consistency: Consistency = "own_writes",
     ) -> Iterator[Page]:
-        """`scroll` by pages of up to `page_size` rows, with their snapshot.
-
-        :raises SnapshotTooOld: the scroll took longer than the server keeps old versions.
-        """
+        """`scroll` by pages of up to `page_size` rows, with their snapshot."""
         pages = self._client.scroll_pages(
             collection=collection,
             filter=filter,

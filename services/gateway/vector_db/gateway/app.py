@@ -32,7 +32,7 @@ class GatewayService:
         limits = config.limits_value()
         self._transactions = Transactions(runtime.bus, uuid.uuid4().hex)
         self._view = ClusterView(runtime.bus, runtime.clock, self._transactions.on_outcome)
-        reader = Reader(runtime.bus, self._view, limits.queries_per_batch_max)
+        reader = Reader(runtime.bus, self._view)
         database = Database(
             self._view, self._transactions, reader, limits, config.performance.batch_size
         )

@@ -101,7 +101,7 @@ class StorageConfig(_Group):
 
 
 class ShardingConfig(_Group):
-    """How rows spread; `shard_count` is fixed when the data directory is first used."""
+    """How rows spread; `shard_count` bounds the shards that new collections may use."""
 
     shard_count: Annotated[int, Field(ge=1, le=4096)] = 16
     replication_factor: Annotated[int, Field(ge=1, le=15)] = 1

@@ -297,7 +297,7 @@ class Process:
 
     def _announce(self) -> None:
         """Say on stdout where to knock; scripts wait for these lines."""
-        _calm_collector()
+        _tune_interpreter()
         who = "vector-db" if self._which == "all" else f"vector-db {self._which}"
         admin = f"admin {self._admin.url}" if self._admin is not None else ""
         edge = next((service for service in self._services if isinstance(service, Edge)), None)
@@ -397,13 +397,15 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _calm_collector() -> None:
-    """Keep the cyclic garbage collector out of the way of requests.
+def _tune_interpreter() -> None:
+    """Keep the garbage collector and the interpreter's lock out of the way of requests.
 
     What is loaded by now lives as long as the process, so it is not looked at again; and a request
     allocates hundreds of containers, nearly all freed by their reference counts, so a collection
-    every 700 of them (the default) is one every few requests.
+    every 700 of them (the default) is one every few requests. A search that comes back from native
+    code would wait up to 5 ms (the default) for the lock while the event loop is busy.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    sys.setswitchinterval(0.0002)

@@ -10,6 +10,7 @@ import msgspec
 import xxhash
 
 from vector_db.common.model.errors import InvalidArgument
+from vector_db.common.model.ids import TS_NEVER
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -32,8 +33,10 @@ def encode_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(cursor)).decode().rstrip("=")
 
 
-def decode_cursor(text: str, collection_id: int, filter: bytes) -> Cursor:
-    """The cursor in `text`.
+def decode_cursor(
+    text: str, collection_id: int, filter: bytes, newest_ts: int = TS_NEVER
+) -> Cursor:
+    """The cursor in `text`; `newest_ts`: no snapshot can be newer.
 
     :raises InvalidArgument: not a cursor of this collection and filter.
     """
@@ -44,6 +47,8 @@ def decode_cursor(text: str, collection_id: int, filter: bytes) -> Cursor:
         raise InvalidArgument("cursor: not a cursor of this database") from None
     if cursor.version != 1:
         raise InvalidArgument("cursor: of a newer version of the database")
+    if not 0 <= cursor.snapshot_ts <= newest_ts:
+        raise InvalidArgument("cursor: of a snapshot that does not exist")
     if cursor.collection_id != collection_id:
         raise InvalidArgument("cursor: of another collection")
     if cursor.filter_hash != filter_hash(filter):

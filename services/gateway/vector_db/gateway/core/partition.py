@@ -1,7 +1,8 @@
 """Rows to shards: which part of a write goes where, in records of bounded size. Pure.
 
-Owns the invariant that the parts of a transaction hold each of its rows exactly once, and that no
-record's rows pass `CHUNK_BYTES_MAX` by more than one row.
+Owns the invariant that the parts of a transaction hold each of its rows exactly once, and that the
+vectors and metadata of a record do not pass `CHUNK_BYTES_MAX` (nor it with its keys twice that),
+unless it is one row.
 """
 
 from __future__ import annotations
