@@ -35,11 +35,16 @@ class _Stepped:
     Most local answers are there at once, and a timer costs more than a short search's bookkeeping.
     """
 
-    __slots__ = ("_answer", "_scope")
+    __slots__ = ("_answer", "_scope", "_timeout_s")
 
-    def __init__(self, answer: Awaitable[AnyMessage], scope: asyncio.Timeout) -> None:
+    def __init__(self, answer: Awaitable[AnyMessage], timeout_s: float) -> None:
         self._answer = answer
-        self._scope = scope
+        self._timeout_s = timeout_s
+        self._scope: asyncio.Timeout | None = None
+
+    def expired(self) -> bool:
+        """Whether the timeout ended it."""
+        return self._scope is not None and self._scope.expired()
 
     def __await__(self) -> Generator[Any, Any, AnyMessage]:
         steps = self._answer.__await__()
@@ -51,6 +56,7 @@ class _Stepped:
         return (yield from self._waiting(steps, waits_for).__await__())
 
     async def _waiting(self, steps: Generator[Any, Any, AnyMessage], first: Any) -> AnyMessage:
+        self._scope = asyncio.timeout(self._timeout_s)
         async with self._scope:
             return await _Resumed(steps, first)
 
@@ -116,13 +122,13 @@ class LoopbackBus:
         handlers = self._servers.get(subject)
         if handlers is None:
             return await self._inner.request(subject, message, timeout_s)
-        scope = asyncio.timeout(timeout_s)
+        answer = _Stepped(handlers[0](message), timeout_s)
         try:
-            return await _Stepped(handlers[0](message), scope)
+            return await answer
         except VectorDBError:
             raise
         except Exception as error:
-            if scope.expired():
+            if answer.expired():
                 raise BusTimeout(f"{subject}: no answer within {timeout_s:g} s") from error
             logger.exception("a request failed", subject=subject)
             raise Internal(f"{subject}: the request failed, see the log") from error
