@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import numpy as np
-
 from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
     Abort,
@@ -32,8 +30,9 @@ from vector_db.common.core.messages import (
     Vote,
 )
 from vector_db.common.model.ids import ts_term
-from vector_db.common.model.rows import Buffer, ids_checksum
+from vector_db.common.model.rows import Buffer
 from vector_db.shard.core.conflicts import Conflicts
+from vector_db.shard.core.judge import judge
 from vector_db.shard.core.parts import ChainBroken, Checkpoint, Effects, Part, RowStore
 
 DECIDED_MEMORY_MS = 600_000
@@ -147,74 +146,29 @@ class Participant:
         prepare = part.prepare
         if prepare is None:
             raise ValueError("a part without its PREPARE has no vote")
-        reason, detail, deleted = self._judge(part, prepare)
-        blind = prepare.mode == "blind"
-        self._conflicts.setdefault(part.shard, Conflicts()).add(part.txn_id, part.keys, blind)
+        others = self._conflicts.setdefault(part.shard, Conflicts())
+        verdict = judge(part, prepare, self.state, others, self._store, self.full)
+        others.add(part.txn_id, part.keys, prepare.mode == "blind")
         part.vote = Vote(
             txn_id=part.txn_id,
             term=prepare.term,
             shard=part.shard,
             worker=self.worker,
-            yes=not reason,
+            yes=not verdict.reason,
             participants=prepare.participants,
             catalog_ts=prepare.catalog_ts,
             collections=part.collections(),
             gateway=prepare.gateway,
             deadline_ms=prepare.deadline_ms,
-            deleted=deleted,
-            reason=reason,
-            detail=detail,
+            deleted=verdict.deleted,
+            reason=verdict.reason,
+            detail=verdict.detail,
         )
         return part.vote
 
     def votes_again(self) -> list[Vote]:
         """The votes on everything undecided, as they were: a message may have been lost."""
         return [part.vote for part in self._parts.values() if part.vote is not None]
-
-    def _judge(self, part: Part, prepare: Prepare) -> tuple[str, str, int]:
-        """(reason, detail, rows that deletes find); an empty reason is YES."""
-        if len(part.stages) != prepare.stages:
-            return "conflict", f"{len(part.stages)} of {prepare.stages} chunks arrived", 0
-        chunks = (part.stages[index].blocks for index in sorted(part.stages))
-        if prepare.stages and ids_checksum(chunks) != prepare.stages_crc:
-            return "conflict", "the chunks that arrived are not those that were sent", 0
-        state = self.state
-        for block in part.blocks():
-            collection = state.collections.get(block.collection_id)
-            if collection is None:
-                return "not_found", "the collection was dropped", 0
-            if collection.dimension != block.dimension:
-                return "invalid_argument", f"the dimension is {collection.dimension}", 0
-            if self.full and not block.delete:
-                return "storage_full", self.full, 0
-        blind = prepare.mode == "blind"
-        others = self._conflicts.get(part.shard)
-        if others is not None and others.any_with(part.keys, blind):
-            return "conflict", "another undecided transaction writes the same rows", 0
-        return ("", "", 0) if blind else self._check_versions(part, prepare.snapshot_ts)
-
-    def _check_versions(self, part: Part, snapshot_ts: int) -> tuple[str, str, int]:
-        deleted = 0
-        for block in part.blocks():
-            latest = self._store.latest(part.shard, block)
-            if np.any(latest.changed_ts > snapshot_ts):
-                return "conflict", "a row changed since the snapshot", 0
-            match block.precondition:
-                case "absent":
-                    bad, reason, says = latest.exists, "already_exists", "exists already"
-                case "present":
-                    bad, reason, says = ~latest.exists, "not_found", "does not exist"
-                case "version":
-                    bad = latest.version != block.version_array()
-                    reason, says = "precondition_failed", "has another version"
-                case _:
-                    bad, reason, says = np.zeros(len(block), dtype=np.bool_), "", ""
-            if bad.any():
-                first = block.ids.unpack()[int(bad.argmax())].decode()
-                return reason, f"id {first!r} {says} ({int(bad.sum())} of {len(block)} rows)", 0
-            if block.delete:
-                deleted += int(latest.exists.sum())
-        return "", "", deleted
 
     # --- decisions ------------------------------------------------------------------------------
 
