@@ -188,3 +188,27 @@ async def test_get_answers_one_row_or_404(rest: Rest) -> None:
     answers.RowAnswer.model_validate(got)
     assert got["dimensions"] == [1.0, 3.0] and got["metadata"]["year"] == 2003
     assert "'r9'" in await rest.refused(404, "GET", BASE + "/vectors/r9")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"vector": [1.0, 0.0], "k": 0},
+        {"vector": [1.0, 0.0], "k": True},
+        {"vector": [1.0, 0.0], "k": 1.5},
+        {"vector": [1.0, True], "k": 1},
+        {"vector": [1e39, 0.0], "k": 1},
+        {"vector": [], "k": 1},
+        {"vector": [[1.0, 0.0]], "k": 1},
+        {"vector": 1, "k": 1},
+        {"k": 1},
+        {"x": 1, "vector": [1.0, 0.0]},
+    ],
+)
+async def test_the_short_way_of_a_plain_query_refuses_what_the_model_refuses(
+    rest: Rest, body: dict[str, object]
+) -> None:
+    await rest.ok("POST", "/vectors", {"vectors": [{"id": "a", "dimensions": [1.0, 0.0]}]})
+    short = await rest.refused(400, "POST", "/query", body)
+    full = await rest.refused(400, "POST", "/query", body | {"include": ["metadata"]})
+    assert short == full

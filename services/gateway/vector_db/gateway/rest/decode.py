@@ -7,15 +7,18 @@ whoever found it: pydantic, a field validator or the JSON parser.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
+import simdjson
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from vector_db.common.model.errors import InvalidArgument, VectorDBError
 from vector_db.common.model.ids import validate_id
 from vector_db.common.model.limits import Limits
+from vector_db.common.model.rows import F32
 from vector_db.gateway.core.requests import Consistency, Delete, Mode, Query, Upsert
 from vector_db.gateway.rest import models
 from vector_db.gateway.rest.fields import ReadContext
@@ -25,6 +28,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _FIELDS_MAX = 32
 _MODES: tuple[Mode, ...] = ("upsert", "insert", "update")
+
+
+_PLAIN_FIELDS = frozenset(("vector", "k"))
+_PLAIN = models.QueryRequest.model_construct(include=["metadata"])
+"""What the answer needs to know of a query with nothing but `vector` and `k`."""
+_SAFE_SQUARES_MAX = 1e60
 
 
 class Decoder:
@@ -40,7 +49,9 @@ class Decoder:
         :raises InvalidArgument: not JSON, not an object, or refused by the model.
         :raises TooLarge: too many rows or queries.
         """
-        document = self._reader.parse_object(body)
+        return self._validated(model, self._reader.parse_object(body), body)
+
+    def _validated(self, model: type[Model], document: Any, body: bytes) -> Model:
         if len(document) > _FIELDS_MAX:
             raise InvalidArgument(f"body: {len(document)} fields, no request has so many")
         context = ReadContext(self._limits, body.count(b"["))
@@ -54,7 +65,11 @@ class Decoder:
 
     def query(self, collection: str, body: bytes) -> tuple[Query, models.QueryRequest]:
         """The query, and its model for what only the answer needs."""
-        request = self.body(models.QueryRequest, body)
+        document = self._reader.parse_object(body)
+        plain = self._plain_query(document, body)
+        if plain is not None:
+            return Query(collection=collection, vectors=plain[0], k=plain[1]), _PLAIN
+        request = self._validated(models.QueryRequest, document, body)
         vectors = request.vectors
         if request.vector is not None:
             vectors = request.vector.reshape(1, -1)
@@ -70,6 +85,32 @@ class Decoder:
             consistency=consistency(request.consistency),
         )
         return query, request
+
+    def _plain_query(self, document: Any, body: bytes) -> tuple[F32, int] | None:
+        """(float32[1, d], k) of the commonest query: a list `vector`, and perhaps `k`.
+
+        Anything else, and anything that could be wrong, is None: the model sees to it.
+        """
+        keys = set(document.keys())
+        if "vector" not in keys or body.count(b"[") != 1 or not _PLAIN_FIELDS.issuperset(keys):
+            return None
+        k = document["k"] if "k" in keys else _PLAIN.k
+        if type(k) is not int or not 1 <= k <= self._limits.k_max:
+            return None
+        value = document["vector"]
+        if (
+            not isinstance(value, simdjson.Array)
+            or not 0 < len(value) <= self._limits.dimension_max
+        ):
+            return None
+        try:
+            numbers = np.frombuffer(value.as_buffer(of_type="d"), dtype=np.float64)
+        except TypeError:
+            return None
+        # Far from what overflows float32; JSON has no NaN.
+        if not float(np.dot(numbers, numbers)) < _SAFE_SQUARES_MAX:
+            return None
+        return numbers.astype(np.float32).reshape(1, -1), k
 
 
 def operations(request: models.CommitRequest) -> list[Upsert | Delete]:
