@@ -250,8 +250,7 @@ class Coordinator:
         term = self._highest_term + 1
         self._highest_term = term
         survey = self._survey = Survey(term, self._cluster_id)
-        started = self._clock.monotonic_s()
-        complained = started
+        complained = self._clock.monotonic_s()
         try:
             while True:
                 request = PromiseRequest(term, self._id, self._cluster_id)

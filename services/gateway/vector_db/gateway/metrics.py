@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -14,12 +13,6 @@ from vector_db.common.model.errors import VectorDBError
 _BUCKETS_S = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
 )  # fmt: skip
-
-
-@lru_cache(maxsize=256)
-def _child(histogram: Histogram, edge: str, code: str) -> Histogram:
-    """The histogram of these labels; finding it anew costs more than observing."""
-    return histogram.labels(edge, code)
 
 
 class Timed:
@@ -47,7 +40,7 @@ class Timed:
         elif error is not None:
             self.code = "internal" if isinstance(error, Exception) else "cancelled"
         seconds = time.perf_counter() - self._started
-        _child(self._histogram, self._edge, self.code).observe(seconds)
+        self._histogram.labels(self._edge, self.code).observe(seconds)
 
 
 class TimedInsert(Timed):

@@ -21,6 +21,7 @@ from vector_db.common.core.messages import (
     DecisionRecord,
     Durable,
     Prepare,
+    Promise,
     PromiseRequest,
     Stage,
     Vote,
@@ -278,15 +279,18 @@ class Worker:
         await self._send_votes(sends)
 
     def _answer_candidate(self, request: PromiseRequest) -> None:
-        """Tell the promise; the answer may be large, so it goes as a request, beside the loop."""
-        task = asyncio.create_task(self._tell_promise(request), name="promise")
+        """Tell the promise; the answer may be large, so it goes as a request, beside the loop.
+
+        It is made here and now, since what it says of the cursor must be synced.
+        """
+        reply = self._participant.promise_message(request)
+        task = asyncio.create_task(self._tell_promise(request.coordinator, reply), name="promise")
         self._promises.add(task)
         task.add_done_callback(self._promises.discard)
 
-    async def _tell_promise(self, request: PromiseRequest) -> None:
-        reply = self._participant.promise_message(request)
+    async def _tell_promise(self, coordinator: str, reply: Promise) -> None:
         try:
-            await self._bus.request(promise_replies(request.coordinator), reply, PROMISE_TIMEOUT_S)
+            await self._bus.request(promise_replies(coordinator), reply, PROMISE_TIMEOUT_S)
         except (BusUnavailable, BusTimeout, NoResponders, VectorDBError) as error:
             # The candidate asks again for as long as it wants to know.
             self._log.debug("a promise was not told", error=str(error))

@@ -190,6 +190,7 @@ class Process:
         await self._start_admin()
         for service in self._services:
             await self._start(service)
+        _tune_interpreter()
         self._announce()
         await asyncio.wait(self._runs.values(), return_when=asyncio.FIRST_COMPLETED)
         return next((name, _end(task)) for name, task in self._runs.items() if task.done())
@@ -297,7 +298,6 @@ class Process:
 
     def _announce(self) -> None:
         """Say on stdout where to knock; scripts wait for these lines."""
-        _tune_interpreter()
         who = "vector-db" if self._which == "all" else f"vector-db {self._which}"
         admin = f"admin {self._admin.url}" if self._admin is not None else ""
         edge = next((service for service in self._services if isinstance(service, Edge)), None)

@@ -33,10 +33,8 @@ def encode_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(cursor)).decode().rstrip("=")
 
 
-def decode_cursor(
-    text: str, collection_id: int, filter: bytes, newest_ts: int = TS_NEVER
-) -> Cursor:
-    """The cursor in `text`; `newest_ts`: no snapshot can be newer.
+def decode_cursor(text: str, collection_id: int, filter: bytes) -> Cursor:
+    """The cursor in `text`.
 
     :raises InvalidArgument: not a cursor of this collection and filter.
     """
@@ -47,7 +45,7 @@ def decode_cursor(
         raise InvalidArgument("cursor: not a cursor of this database") from None
     if cursor.version != 1:
         raise InvalidArgument("cursor: of a newer version of the database")
-    if not 0 <= cursor.snapshot_ts <= newest_ts:
+    if not 0 <= cursor.snapshot_ts <= TS_NEVER:
         raise InvalidArgument("cursor: of a snapshot that does not exist")
     if cursor.collection_id != collection_id:
         raise InvalidArgument("cursor: of another collection")
