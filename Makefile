@@ -11,7 +11,7 @@ DISTRIBUTIONS := libs/common libs/client services/gateway services/coordinator s
 SOURCES := $(wildcard libs services tests bench examples)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
-.PHONY: help venv run demo test check static format golden proto bench-write bench-query crash clean
+.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn crash clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ check: static ## The quick loop: format, lint, types, import rules, unit tests
 test: static ## Everything: the static checks and all tests
 	$(BIN)/python -m pytest --durations=15
 
+SEEDS ?= 200
+SEED_START ?= 1
+
+sim: venv ## Whole services on a seeded loop under faults: SEEDS=200 SEED_START=1
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) --start $(SEED_START) --jobs 2
+
 golden: venv ## Write the effects of the protocol's scripts anew, to look at in the diff
 	$(BIN)/python -m pytest tests/sim/test_golden.py --rewrite-golden
 
@@ -76,8 +82,11 @@ bench-write: venv ## Durable rows a second, beside the raw cost of the same byte
 bench-query: venv ## Query latency and rate, beside raw FAISS and a bare route
 	$(BIN)/python bench/query.py
 
-crash: venv ## Kill the process in the middle of writes and check what is left
-	$(BIN)/python -m pytest tests/crash --durations=5
+bench-txn: venv ## Transactions, beside one JetStream publish (BASELINE=PYTHON: and another version)
+	$(BIN)/python bench/txn.py $(if $(BASELINE),--baseline $(BASELINE))
+
+crash: venv ## Kill and pause services under load, check all that clients saw (ROUNDS=200 SEED=n)
+	@$(BIN)/python -m tests.crash
 
 clean: ## Remove .venv, caches and build outputs (never data/)
 	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -48,12 +48,19 @@ def free_port() -> int:
 
 
 def encode_request(
-    method: str, path: str, body: bytes = b"", content_type: str = "application/json"
+    method: str,
+    path: str,
+    body: bytes = b"",
+    content_type: str = "application/json",
+    headers: str = "",
 ) -> bytes:
-    """A whole HTTP/1.1 request, ready to be written to a keep-alive connection."""
+    """A whole HTTP/1.1 request, ready to be written to a keep-alive connection.
+
+    :param headers: further lines, each with its line break.
+    """
     head = (
         f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{headers}\r\n"
     )
     return head.encode() + body
 
@@ -67,6 +74,8 @@ class HttpConnection(asyncio.Protocol):
         self._buffer = bytearray()
         self._need = -1
         self._head_size = 0
+        self.head = b""
+        """Status line and headers of the last answer."""
 
     @classmethod
     async def open(cls, port: int) -> HttpConnection:
@@ -82,6 +91,14 @@ class HttpConnection(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(encoded)
         return await self._answer
+
+    def header(self, name: str) -> str:
+        """A header of the last answer, by its name in any case; "" when it is not there."""
+        for line in self.head.split(b"\r\n")[1:]:
+            key, _, value = line.partition(b":")
+            if key.lower() == name.lower().encode():
+                return value.strip().decode()
+        return ""
 
     def close(self) -> None:
         """Hang up."""
@@ -111,6 +128,7 @@ class HttpConnection(asyncio.Protocol):
         if len(self._buffer) < self._need or self._answer is None:
             return
         status = int(self._buffer[9:12])
+        self.head = bytes(self._buffer[: self._head_size])
         body = bytes(self._buffer[self._head_size : self._need])
         self._buffer.clear()
         self._need = -1
@@ -124,13 +142,15 @@ class ServerProcess:
     A context manager; leaving it stops the process and removes the data.
     """
 
-    def __init__(self, **variables: str) -> None:
+    def __init__(self, python: str = sys.executable, **variables: str) -> None:
+        """`python`: the interpreter of another installation, to compare two versions."""
         OUT.mkdir(parents=True, exist_ok=True)
         # Beside the repository and not in /tmp, which may be memory: fsync must mean something.
         self.directory = Path(tempfile.mkdtemp(prefix="run-", dir=OUT))
         self.http_port = free_port()
         self.grpc_port = free_port()
         self._log = self.directory / "server.log"
+        self._python = python
         self._variables = variables
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -145,7 +165,7 @@ class ServerProcess:
         }
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "vector_db.common.service.cli", "run", "all"],
+                [self._python, "-m", "vector_db.common.service.cli", "run", "all"],
                 cwd=self.directory,
                 env=env,
                 stdout=log,

@@ -28,6 +28,7 @@ BASE = "/v1/collections/bad_input"
 ROWS = f"{BASE}/vectors"
 QUERY = f"{BASE}/query"
 ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
+FORGED = {"Transaction": base64.urlsafe_b64encode(bytes(range(90))).decode()}
 DIMENSION = 4
 
 
@@ -225,6 +226,89 @@ BAD = [
         {"operations": [{"collection": "bad_input", "upsert": [row()]},
                         {"collection": "nowhere", "delete": ["a"]}]}, status=404),
     Bad("a transaction of no name", "GET", "/v1/transactions/%00"),
+    # Open transactions.
+    Bad("begin with a list", "POST", "/v1/transactions", []),
+    Bad("unknown isolation", "POST", "/v1/transactions", {"isolation": "read committed"}),
+    Bad("timeout of 0", "POST", "/v1/transactions", {"timeout_s": 0}),
+    Bad("timeout as text", "POST", "/v1/transactions", {"timeout_s": "1m"}),
+    Bad("endless timeout", "POST", "/v1/transactions", {"timeout_s": 1e12}),
+    Bad("begin in a transaction", "POST", "/v1/transactions", {}, FORGED),
+    Bad("begin with a key", "POST", "/v1/transactions", {}, {"Idempotency-Key": "k"}),
+    Bad("commit without token", "POST", f"/v1/transactions/{'0' * 32}/commit"),
+    Bad("commit with a forged token", "POST", f"/v1/transactions/{'0' * 32}/commit", None, FORGED),
+    Bad("abort without token", "POST", f"/v1/transactions/{'0' * 32}/abort"),
+    Bad("abort with a forged token", "POST", f"/v1/transactions/{'0' * 32}/abort", None, FORGED),
+    Bad("commit of no name", "POST", "/v1/transactions/%0a/commit", None, FORGED),
+    Bad("forged token on insert", "POST", ROWS, rows(row()), FORGED),
+    Bad("forged token on Arrow", "POST", ROWS, GOOD_ARROW, {**ARROW, **FORGED}),
+    Bad("forged token on put", "PUT", f"{ROWS}/kept", {"dimensions": [1, 1, 1, 1]}, FORGED),
+    Bad("forged token on patch", "PATCH", f"{ROWS}/kept", {"metadata": {"a": 1}}, FORGED),
+    Bad("forged token on delete", "DELETE", f"{ROWS}/kept", None, FORGED),
+    Bad("forged token on delete by filter", "POST", f"{ROWS}/delete", {"filter": {}}, FORGED),
+    Bad("forged token on get", "GET", f"{ROWS}/kept", None, FORGED),
+    Bad("forged token on query", "POST", QUERY, query(), FORGED),
+    Bad("forged token on count", "POST", f"{BASE}/count", {}, FORGED),
+    Bad("forged token on scroll", "POST", f"{BASE}/scroll", {}, FORGED),
+    Bad("forged token on fetch", "POST", f"{ROWS}/fetch", {"ids": ["kept"]}, FORGED),
+    Bad("forged token on the quick start", "POST", "/vectors", rows(row()), FORGED),
+    Bad("an empty token", "POST", QUERY, query(), {"Transaction": ""}),
+    Bad("a token of spaces", "DELETE", f"{ROWS}/kept", None, {"Transaction": "a b"}),
+    Bad("a token that is no ASCII", "DELETE", f"{ROWS}/kept", None, {"Transaction": "ü"}),
+    Bad("a token of 7,001 characters", "DELETE", f"{ROWS}/kept", None, {"Transaction": "A" * 7001}),
+    Bad("a token beyond any header", "DELETE", f"{ROWS}/kept", None, {"Transaction": "A" * 30_000}),
+    Bad("a token on commit in one call", "POST", "/v1/transactions/commit",
+        {"operations": [{"collection": "bad_input", "delete": ["kept"]}]}, FORGED),
+    Bad("a token on a new collection", "POST", "/v1/collections",
+        {"name": "bad_input_2", "dimension": 4}, FORGED),
+    Bad("a token on a drop", "DELETE", BASE, None, FORGED),
+    # Idempotency keys.
+    Bad("an empty key", "POST", ROWS, rows(row()), {"Idempotency-Key": ""}),
+    Bad("a key of 256 characters", "POST", ROWS, rows(row()), {"Idempotency-Key": "k" * 256}),
+    Bad("a key with a space", "DELETE", f"{ROWS}/kept", None, {"Idempotency-Key": "a b"}),
+    Bad("a key that is no ASCII", "DELETE", f"{ROWS}/kept", None, {"Idempotency-Key": "ключ"}),
+    Bad("a key on a new collection", "POST", "/v1/collections",
+        {"name": "bad_input_2", "dimension": 4}, {"Idempotency-Key": "k"}),
+    Bad("a key on a drop", "DELETE", BASE, None, {"Idempotency-Key": "k"}),
+    # Preconditions.
+    Bad("If-Match of *", "DELETE", f"{ROWS}/kept", None, {"If-Match": "*"}),
+    Bad("If-Match of two", "DELETE", f"{ROWS}/kept", None, {"If-Match": '"1", "2"'}),
+    Bad("a weak If-Match", "DELETE", f"{ROWS}/kept", None, {"If-Match": 'W/"1"'}),
+    Bad("If-Match without quotes", "DELETE", f"{ROWS}/kept", None, {"If-Match": "1"}),
+    Bad("If-Match of another kind", "DELETE", f"{ROWS}/kept", None, {"If-Match": '"abc"'}),
+    Bad("If-Match beyond 2^53", "DELETE", f"{ROWS}/kept", None, {"If-Match": f'"{2**53}"'}),
+    Bad("another version", "DELETE", f"{ROWS}/kept", None, {"If-Match": '"1"'}, 412),
+    Bad("patch of another version", "PATCH", f"{ROWS}/kept", {"metadata": {"a": 1}},
+        {"If-Match": '"1"'}, 412),
+    Bad("put of another version", "PUT", f"{ROWS}/kept", {"dimensions": [1, 1, 1, 1]},
+        {"If-Match": '"1"'}, 412),
+    Bad("put of a present row", "PUT", f"{ROWS}/kept", {"dimensions": [1, 1, 1, 1]},
+        {"If-None-Match": "*"}, 409),
+    Bad("If-None-Match of a tag", "PUT", f"{ROWS}/kept", {"dimensions": [1, 1, 1, 1]},
+        {"If-None-Match": '"1"'}),
+    Bad("If-Match on an insert", "POST", ROWS, rows(row()), {"If-Match": '"1"'}),
+    Bad("If-None-Match on a delete", "DELETE", f"{ROWS}/kept", None, {"If-None-Match": "*"}),
+    Bad("put without a vector", "PUT", f"{ROWS}/kept", {"metadata": {}}),
+    Bad("put of wrong dimension", "PUT", f"{ROWS}/kept", {"dimensions": [1]}),
+    Bad("put of two rows", "PUT", f"{ROWS}/kept", rows(row())),
+    Bad("a version as text", "POST", ROWS, rows(row(if_version="1"))),
+    Bad("a version for one row of two", "POST", ROWS, rows(row("a", if_version=1), row("b"))),
+    Bad("a version and a mode", "POST", ROWS, {**rows(row(if_version=1)), "mode": "insert"}),
+    Bad("row of another version", "POST", ROWS, rows(row("kept", if_version=1)), status=412),
+    Bad("two versions for one id", "POST", f"{ROWS}/delete",
+        {"ids": ["kept"], "if_versions": [1, 2]}),
+    Bad("delete of another version", "POST", f"{ROWS}/delete",
+        {"ids": ["kept"], "if_versions": [1]}, status=412),
+    # The past.
+    Bad("as_of and strong", "POST", QUERY, query(consistency={"as_of": 1, "strong": True})),
+    Bad("as_of of 0", "POST", QUERY, query(consistency={"as_of": 0})),
+    Bad("as_of as float", "POST", QUERY, query(consistency={"as_of": 1.5})),
+    Bad("as_of without offset", "POST", QUERY, query(consistency={"as_of": "2026-01-31T12:00:00"})),
+    Bad("as_of as a date", "POST", QUERY, query(consistency={"as_of": "2026-01-31"})),
+    Bad("as_of on no day", "POST", QUERY, query(consistency={"as_of": "2026-02-30T12:00:00Z"})),
+    Bad("as_of in the future", "POST", QUERY, query(consistency={"as_of": 2**53 - 1})),
+    Bad("as_of in a far future", "POST", QUERY,
+        query(consistency={"as_of": "9999-12-31T23:59:59Z"})),
+    Bad("as_of in a path", "GET", f"{ROWS}/kept?as_of=yesterday"),
     # HTTP.
     Bad("unknown path", "GET", "/v3/everything", status=404),
     Bad("path tricks", "GET", "/../../etc/passwd", status=404),
@@ -296,6 +380,52 @@ async def test_each_is_refused_with_the_error_body_and_changes_nothing(url: str)
             if answer.status != bad.status:
                 wrong.append(f"{bad.name}: {answer.status}, not {bad.status}: {text[:200]!r}")
         assert wrong == []
+        await assert_untouched(session, url)
+
+
+async def test_a_token_that_is_altered_or_of_another_transaction_commits_nothing(url: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        begun = []
+        for _ in range(2):
+            async with session.post(f"{url}/v1/transactions") as answer:
+                assert answer.status == 201
+                begun.append(await answer.json())
+        one, other = begun
+        headers = {"Transaction": one["token"]}
+        async with session.delete(f"{url}{ROWS}/kept", headers=headers) as answer:
+            assert (answer.status, await answer.json()) == (200, {"count": 1})
+            token = answer.headers["Transaction"]
+        # The last character of base64 may hold bits that mean nothing: the one before it does not.
+        places = (1, len(token) // 2, len(token) - 2)
+        altered = [token[1:], token[:-8], token * 2] + [
+            token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :] for at in places
+        ]
+        path = f"{url}/v1/transactions/{one['transaction']}"
+        key = {"Idempotency-Key": "k"}
+        for how in ("commit", "abort"):
+            refused: list[tuple[str, dict[str, str]]] = [
+                (f"{url}/v1/transactions/{other['transaction']}/{how}", {"Transaction": token}),
+                (f"{path}/{how}", {"Transaction": other["token"]}),
+                *((f"{path}/{how}", {"Transaction": bad}) for bad in altered),
+            ]
+            if how == "abort":
+                refused.append((f"{path}/{how}", {"Transaction": token, **key}))
+            for target, sent in refused:
+                async with session.post(target, headers=sent) as answer:
+                    body = ErrorAnswer.model_validate_json(await answer.read())
+                    assert (answer.status, body.error.code) == (400, "invalid_argument"), sent
+        await assert_untouched(session, url)
+        for body_in in ({"consistency": {"strong": True}}, {"consistency": {"as_of": 1}}):
+            sent = {"Transaction": token}
+            async with session.post(f"{url}{BASE}/count", json=body_in, headers=sent) as answer:
+                assert answer.status == 400, await answer.text()
+        sent = {"Transaction": token, **key}
+        async with session.post(f"{url}{ROWS}", json=rows(row()), headers=sent) as answer:
+            assert answer.status == 400, await answer.text()
+        async with session.post(f"{path}/abort", headers={"Transaction": token}) as answer:
+            assert (answer.status, await answer.json()) == (200, {"state": "aborted"})
+        async with session.post(f"{path}/commit", headers={"Transaction": token}) as answer:
+            assert answer.status == 409, await answer.text()
         await assert_untouched(session, url)
 
 

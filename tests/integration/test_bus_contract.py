@@ -1,9 +1,10 @@
-"""What every `Bus` promises, run over the real adapters with a real nats-server."""
+"""What every `Bus` promises, run over the real adapters with a real nats-server, and simulated."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.integration.bus_kit import (
     number,
     server,
 )
+from tests.sim.bus import Broker, SimBus
 from vector_db.common.adapters.loopback_bus import LoopbackBus
 from vector_db.common.core.codec import decode
 from vector_db.common.core.messages import (
@@ -33,8 +35,10 @@ from vector_db.common.ports import Bus, BusTimeout, LogMissing, NoResponders
 __all__ = ["connect", "server"]
 
 
-@pytest.fixture(params=["nats", "loopback", "loopback_shared"])
+@pytest.fixture(params=["nats", "loopback", "loopback_shared", "simulated"])
 async def bus(request: pytest.FixtureRequest, connect: Connect) -> Bus:
+    if request.param == "simulated":
+        return SimBus(Broker(Random(1), lambda line: None, lambda line: None), "test")
     inner = await connect()
     if request.param == "nats":
         return inner

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from tests.sim.world import DictStore
+from tests.support.dict_store import DictStore
 from tests.support.protocol import block, first_takeover, prepare
 from vector_db.common.core.messages import (
     Abort,

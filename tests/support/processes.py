@@ -83,6 +83,9 @@ class Service:
     of its environment and override what is chosen here.
     """
 
+    module = "vector_db.common.service.cli"
+    """What is run; it takes the command line of `vector-db`."""
+
     def __init__(self, which: str, folder: Path, **settings: str) -> None:
         self.which = which
         self.folder = folder
@@ -115,7 +118,7 @@ class Service:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{self.which}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vector_db.common.service.cli", "run", self.which],
+                [sys.executable, "-m", self.module, "run", self.which],
                 cwd=self.folder,
                 env=clean_environment(**self.settings),
                 stdin=subprocess.DEVNULL,

@@ -11,13 +11,14 @@ from vector_db.common.core.messages import (
     Durable,
     Prepare,
     Promise,
+    ReadSet,
     Stage,
     Takeover,
     Vote,
 )
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.ids import make_ts
-from vector_db.common.model.rows import Blob, RowBlock, hash_ids, ids_checksum
+from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_ids
 
 COLLECTION = make_ts(1, 2)
 """Id of the collection that `tests` speak of: the second decision after the takeover."""
@@ -99,6 +100,7 @@ def prepare(
     mode: str = "snapshot",
     deadline_ms: int = FAR_MS,
     stages: Sequence[Stage] = (),
+    reads: Sequence[ReadSet] = (),
 ) -> Prepare:
     return Prepare(
         txn_id=txn(name),
@@ -112,8 +114,19 @@ def prepare(
         gateway="g",
         blocks=blocks,
         stages=len(stages),
-        stages_crc=ids_checksum([s.blocks for s in stages]),
+        stages_crc=chunks_checksum([s.blocks for s in stages]),
+        reads=tuple(reads),
     )
+
+
+def read_keys(*keys: str, collection_id: int = COLLECTION) -> ReadSet:
+    """Point reads."""
+    return ReadSet(collection_id, False, Blob.pack([key.encode() for key in keys]))
+
+
+def read_all(collection_id: int = COLLECTION) -> ReadSet:
+    """A query, count or scroll."""
+    return ReadSet(collection_id, True, Blob.pack([]))
 
 
 def stage(

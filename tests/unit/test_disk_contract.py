@@ -1,4 +1,4 @@
-"""What every `Disk` promises, run over the real file system and over the tests' disk in memory."""
+"""What every `Disk` promises, run over the real file system and over the disks of the tests."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.lossy_disk import LossyDisk
 from tests.unit.shard_wal.memory_disk import MemoryDisk
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.adapters.system_clock import SystemClock
 from vector_db.common.ports import Disk, DiskFull
 
 
-@pytest.fixture(params=["posix", "memory"])
+@pytest.fixture(params=["posix", "memory", "lossy"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
-    return PosixDisk(tmp_path / "a" / "root") if request.param == "posix" else MemoryDisk()
+    root = tmp_path / "a" / "root"
+    match request.param:
+        case "posix":
+            return PosixDisk(root)
+        case "lossy":
+            return LossyDisk(root)
+        case _:
+            return MemoryDisk()
 
 
 def test_an_appended_file_grows_at_its_end_over_several_openings(disk: Disk) -> None:
@@ -36,6 +44,13 @@ def test_an_appended_file_grows_at_its_end_over_several_openings(disk: Disk) -> 
     again.sync()
     again.close()
     assert disk.read("wal/1.log") == b"abcd"
+
+
+def test_a_stretch_of_a_file_is_read_alone(disk: Disk) -> None:
+    disk.write_atomic("f", [b"abcdef"])
+    assert disk.read_at("f", 2, 3) == b"cde"
+    assert disk.read_at("f", 4, 9) == b"ef"
+    assert disk.read_at("f", 6, 1) == disk.read_at("f", 0, 0) == b""
 
 
 def test_a_file_is_replaced_whole(disk: Disk) -> None:
@@ -76,6 +91,27 @@ def test_a_removed_file_is_gone_and_a_missing_one_no_error(disk: Disk) -> None:
 
 def test_free_bytes_is_something(disk: Disk) -> None:
     assert disk.free_bytes() > 0
+
+
+def test_what_was_not_synced_dies_with_a_process_on_a_lossy_disk(tmp_path: Path) -> None:
+    disk = LossyDisk(tmp_path)
+    file = disk.append_file("wal/1")
+    file.write([b"synced" * 1000])
+    assert LossyDisk(tmp_path).names() == []
+    file.sync()
+    file.write([b"lost"])
+    disk.append_file("wal/2").write([b"lost"])
+    disk.write_atomic("m", [b"whole"])
+    assert disk.read("wal/1") == b"synced" * 1000 + b"lost" and file.size() == 6004
+    assert disk.names() == ["m", "wal/1", "wal/2"]
+    after = LossyDisk(tmp_path)
+    assert after.names() == ["m", "wal/1"]
+    assert (after.read("wal/1"), after.read("m")) == (b"synced" * 1000, b"whole")
+    forgetful = LossyDisk(tmp_path, honest=False)
+    file = forgetful.append_file("wal/3")
+    file.write([b"lost"])
+    file.sync()
+    assert LossyDisk(tmp_path).names() == ["m", "wal/1"]
 
 
 # --- the real one only --------------------------------------------------------------------------

@@ -12,10 +12,14 @@ the server.
 """
 
 from vector_db_client.aio import AsyncVectorDatabaseClient
+from vector_db_client.aio_transaction import AsyncTransaction
 from vector_db_client.errors import (
+    Aborted,
+    AlreadyCommitted,
     AlreadyExists,
     Conflict,
     DeadlineExceeded,
+    IdempotencyMismatch,
     InternalError,
     InvalidArgument,
     NotFound,
@@ -25,20 +29,27 @@ from vector_db_client.errors import (
     StorageFull,
     TooLarge,
     TooManyRequests,
+    TransactionEnded,
+    TransactionExpired,
     Unauthenticated,
     Unavailable,
     VectorDatabaseError,
 )
 from vector_db_client.sync import VectorDatabaseClient
+from vector_db_client.sync_transaction import Transaction
 from vector_db_client.values import (
+    AsOf,
     Collection,
     CollectionStats,
     Consistency,
     CountResult,
     Delete,
     Filter,
+    IdempotencyKey,
+    IfVersion,
     Include,
     IncludeInRows,
+    Isolation,
     Match,
     Metadata,
     Metric,
@@ -54,7 +65,11 @@ from vector_db_client.values import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aborted",
+    "AlreadyCommitted",
     "AlreadyExists",
+    "AsOf",
+    "AsyncTransaction",
     "AsyncVectorDatabaseClient",
     "Collection",
     "CollectionStats",
@@ -64,10 +79,14 @@ __all__ = [
     "DeadlineExceeded",
     "Delete",
     "Filter",
+    "IdempotencyKey",
+    "IdempotencyMismatch",
+    "IfVersion",
     "Include",
     "IncludeInRows",
     "InternalError",
     "InvalidArgument",
+    "Isolation",
     "Match",
     "Metadata",
     "Metric",
@@ -83,6 +102,9 @@ __all__ = [
     "StorageFull",
     "TooLarge",
     "TooManyRequests",
+    "Transaction",
+    "TransactionEnded",
+    "TransactionExpired",
     "Unauthenticated",
     "Unavailable",
     "Upsert",

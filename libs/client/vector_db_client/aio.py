@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from vector_db_client import wire
-from vector_db_client.errors import AlreadyExists, InvalidArgument
-from vector_db_client.insert import Batches, insert_batches
-from vector_db_client.progress import reporting
-from vector_db_client.reads import DEFAULT_COLLECTION, AsyncReads
-from vector_db_client.transport import Options, Transport, checked_urls, collection_path
-from vector_db_client.values import (
-    Collection,
-    CollectionStats,
-    Delete,
-    Filter,
-    Metadata,
-    Metric,
-    Mode,
-    Progress,
-    RowBatch,
-    Upsert,
-    VectorLike,
-    WriteResult,
-)
+from vector_db_client.aio_transaction import AsyncTransaction
+from vector_db_client.calls import collection_path
+from vector_db_client.errors import AlreadyExists, VectorDatabaseError
+from vector_db_client.transaction_life import restartable
+from vector_db_client.transport import Options, Transport, checked_urls
+from vector_db_client.values import Collection, CollectionStats, Isolation, Metric
+from vector_db_client.writes import AsyncWrites
 
+T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8080"
-_MODES = ("upsert", "insert", "update")
 
 
-class AsyncVectorDatabaseClient(AsyncReads):
+class AsyncVectorDatabaseClient(AsyncWrites):
     """A client of vector-db for asyncio; `VectorDatabaseClient` has the same calls without await.
 
     Reads see at least everything that this client has written or read before, through any gateway:
@@ -135,7 +124,7 @@ class AsyncVectorDatabaseClient(AsyncReads):
         if shards is not None:
             body["shards"] = shards
         try:
-            answer = await self._transport.json("POST", "/v1/collections", body, idempotent=False)
+            answer = await self._transport.json("POST", "/v1/collections", body, repeatable=False)
         except AlreadyExists:
             if not exist_ok:
                 raise
@@ -164,7 +153,7 @@ class AsyncVectorDatabaseClient(AsyncReads):
 
         :raises NotFound: there is none of this name.
         """
-        await self._transport.json("DELETE", collection_path(name), idempotent=False)
+        await self._transport.json("DELETE", collection_path(name), repeatable=False)
 
     async def collection_stats(self, name: str) -> CollectionStats:
         """Rows, indexed rows and sizes.
@@ -173,131 +162,51 @@ class AsyncVectorDatabaseClient(AsyncReads):
         """
         return wire.decode_stats(await self._transport.json("GET", collection_path(name, "stats")))
 
-    # -- writes
+    # -- transactions
 
-    async def insert_vectors(
+    def transaction(
+        self, isolation: Isolation = "snapshot", timeout_s: float | None = None
+    ) -> AsyncTransaction:
+        """A transaction for ``async with``: commits at the end of the block, aborts on an error.
+
+        :param isolation: ``"snapshot"`` prevents lost updates, ``"serializable"`` write skew too:
+            it commits only if nothing that it read was changed meanwhile.
+        :param timeout_s: how long it may stay open; None: as the server is configured.
+        """
+        return AsyncTransaction(self._transport, isolation, timeout_s)
+
+    async def run_transaction(
         self,
-        ids: Sequence[str],
-        vectors: VectorLike,
-        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        fn: Callable[[AsyncTransaction], Awaitable[T]],
         *,
-        collection: str = DEFAULT_COLLECTION,
-        mode: Mode = "upsert",
-        batch_size: int = 1000,
-        progress: Progress = False,
-    ) -> WriteResult:
-        """Write n rows: n ids, vectors [n, dimension] of any real dtype, n metadata objects.
+        isolation: Isolation = "snapshot",
+        retries: int = 10,
+        timeout_s: float | None = None,
+    ) -> T:
+        """What ``await fn(t)`` gives, once the transaction `t` is committed.
 
-        Everything is checked before anything is sent. More than `batch_size` rows (or 16 MiB of
-        vectors) go as several batches, up to 8 in flight. Each batch is atomic, the whole is not;
-        for one atomic write use `commit`.
+        When that loses against another transaction, or is cut off before its commit, all of it
+        runs again in a new one, after a random pause that grows: `fn` must not do what cannot be
+        done twice. Nothing is repeated after an unknown outcome, unless it turns out that nothing
+        was applied, nor after other errors of `fn`.
 
-        :param mode: ``"upsert"``; ``"insert"``: no id may exist; ``"update"``: every id must.
-        :param progress: True draws a bar; a function hears (rows done, rows in all).
-        :raises InvalidArgument: shapes, values or ids do not fit, or an id comes twice.
-        :raises AlreadyExists: mode ``"insert"`` and an id exists.
-        :raises NotFound: no such collection, or mode ``"update"`` and an id is absent.
-        :raises VectorDatabaseError: of the first batch that failed; its `committed` has the ranges
-            of rows that are durable nevertheless.
+        :param retries: how often it may run again.
+        :param timeout_s: how long each try may stay open.
+        :raises Conflict: the last try lost, too.
         """
-        batch = wire.checked(RowBatch(ids, vectors, metadata))
-        with reporting(progress, "inserting", len(batch.ids)) as advance:
-            return await self._insert([batch], collection, mode, batch_size, advance)
+        attempt = 0
+        while True:
+            try:
+                async with self.transaction(isolation, timeout_s) as transaction:
+                    return await fn(transaction)
+            except VectorDatabaseError as error:
+                if attempt >= retries or not restartable(error):
+                    raise
+            await self._pause(attempt)
+            attempt += 1
 
-    async def insert_stream(
-        self,
-        batches: Batches,
-        *,
-        collection: str = DEFAULT_COLLECTION,
-        mode: Mode = "upsert",
-        batch_size: int = 1000,
-        progress: Progress = False,
-        rows_total: int | None = None,
-    ) -> WriteResult:
-        """`insert_vectors` for rows that need not fit into memory: at most 8 batches are held.
-
-        The caller sees to it that no id comes twice in the stream: of two batches in flight,
-        either may win. `rows_total` is for the bar only.
-        """
-        with reporting(progress, "inserting", rows_total) as advance:
-            return await self._insert(batches, collection, mode, batch_size, advance)
-
-    async def _insert(
-        self, batches: Batches, collection: str, mode: Mode, batch_size: int, advance: Any
-    ) -> WriteResult:
-        if mode not in _MODES:
-            raise InvalidArgument(f"mode: one of {', '.join(_MODES)}, is {mode!r}")
-        if batch_size < 1:
-            raise InvalidArgument(f"batch_size: at least 1, is {batch_size}")
-        # The plain path is the one that makes the default collection on its first insert.
-        default = collection == DEFAULT_COLLECTION
-        path = "/vectors" if default else collection_path(collection, "vectors")
-
-        async def send(batch: RowBatch) -> WriteResult:
-            if wire.use_arrow(batch):
-                payload, kind = wire.rows_arrow(batch), wire.ARROW_TYPE
-                target = f"{path}?mode={mode}"
-            else:
-                body = {"vectors": wire.rows_json(batch), "mode": mode}
-                payload, kind, target = wire.dumps(body), wire.JSON_TYPE, path
-            # Writing the same rows again changes nothing, unless they must not exist.
-            answer = await self._transport.send(
-                "POST", target, payload, kind, idempotent=mode != "insert"
-            )
-            return WriteResult(answer["count"], answer["commit_ts"])
-
-        return await insert_batches(batches, batch_size, send, advance)
-
-    async def update_metadata(
-        self, id: str, metadata: Metadata, *, collection: str = DEFAULT_COLLECTION
-    ) -> WriteResult:
-        """Merge `metadata` into a row's; a None removes its key (RFC 7396). The vector stays.
-
-        :raises NotFound: no such collection or row.
-        """
-        path = collection_path(collection, "vectors", id)
-        answer = await self._transport.json("PATCH", path, {"metadata": metadata})
-        return WriteResult(int(answer.get("count", 1)), answer["commit_ts"])
-
-    async def delete(
-        self,
-        ids: Sequence[str] | None = None,
-        *,
-        filter: Filter | None = None,
-        collection: str = DEFAULT_COLLECTION,
-    ) -> WriteResult:
-        """Delete rows by id, or all that match a filter, in one transaction.
-
-        The count has the rows found alive; when a broken connection made the client repeat the
-        call, rows that the first try deleted are not counted.
-
-        :raises InvalidArgument: not exactly one of `ids` and `filter`.
-        """
-        if (ids is None) == (filter is None):
-            raise InvalidArgument("delete: needs either ids or filter")
-        body = {"filter": filter} if ids is None else {"ids": wire.id_list(ids)}
-        answer = await self._transport.json(
-            "POST", collection_path(collection, "vectors", "delete"), body
-        )
-        return WriteResult(answer["count"], answer["commit_ts"])
-
-    async def commit(self, operations: Sequence[Upsert | Delete]) -> WriteResult:
-        """One atomic write over any collections: all of it at one commit timestamp, or nothing.
-
-        :raises InvalidArgument: the operations do not fit together, or not their collections.
-        :raises NotFound: no such collection.
-        """
-        body: list[dict[str, Any]] = []
-        for operation in operations:
-            if isinstance(operation, Delete):
-                body.append(
-                    {"collection": operation.collection, "delete": wire.id_list(operation.ids)}
-                )
-            else:
-                rows = wire.checked(RowBatch(operation.ids, operation.vectors, operation.metadata))
-                body.append({"collection": operation.collection, "upsert": wire.rows_json(rows)})
-        answer = await self._transport.json("POST", "/v1/transactions/commit", {"operations": body})
-        return WriteResult(answer["count"], answer["commit_ts"])
+    async def _pause(self, attempt: int) -> None:
+        await asyncio.sleep(self._transport.pause_s(attempt))
 
     # -- cluster
 

@@ -74,9 +74,36 @@ class AlreadyExists(VectorDatabaseError):
 
 
 class Conflict(VectorDatabaseError):
-    """Another transaction wrote the same key first, retries included."""
+    """Another transaction was first, retries included. `retryable`: begin a transaction again.
+
+    In a transaction it also says that a new sequencer took over, which voids what was open.
+    """
 
     default_code = "conflict"
+
+
+class TransactionEnded(VectorDatabaseError):
+    """The transaction takes no more calls; the subclasses say what became of it."""
+
+    default_code = "transaction_ended"
+
+
+class TransactionExpired(TransactionEnded):
+    """The transaction was open for longer than its timeout: nothing of it was applied."""
+
+    default_code = "transaction_expired"
+
+
+class AlreadyCommitted(TransactionEnded):
+    """The transaction is committed already."""
+
+    default_code = "already_committed"
+
+
+class Aborted(TransactionEnded):
+    """The transaction was aborted: nothing of it was applied."""
+
+    default_code = "aborted"
 
 
 class SnapshotTooOld(VectorDatabaseError):
@@ -86,9 +113,15 @@ class SnapshotTooOld(VectorDatabaseError):
 
 
 class PreconditionFailed(VectorDatabaseError):
-    """A version precondition did not hold."""
+    """`if_version` did not hold: the row has another version, or is gone. Read it again."""
 
     default_code = "precondition_failed"
+
+
+class IdempotencyMismatch(InvalidArgument):
+    """The idempotency key came with another request before; nothing was applied now."""
+
+    default_code = "idempotency_mismatch"
 
 
 class TooLarge(VectorDatabaseError):
@@ -113,7 +146,10 @@ class Unavailable(VectorDatabaseError):
 
 
 class OutcomeUnknown(VectorDatabaseError):
-    """The write was sent and may or may not be applied: read the rows to find out."""
+    """The write was sent and may or may not be applied: read the rows to find out.
+
+    After the commit of a transaction, `details["transaction"]` is its id.
+    """
 
     default_code = "outcome_unknown"
 
@@ -144,8 +180,13 @@ _BY_CODE: dict[str, type[VectorDatabaseError]] = {
         NotFound,
         AlreadyExists,
         Conflict,
+        TransactionEnded,
+        TransactionExpired,
+        AlreadyCommitted,
+        Aborted,
         SnapshotTooOld,
         PreconditionFailed,
+        IdempotencyMismatch,
         TooLarge,
         TooManyRequests,
         Unavailable,
@@ -165,6 +206,7 @@ _CODE_BY_STATUS = {
     410: "snapshot_too_old",
     412: "precondition_failed",
     413: "too_large",
+    422: "invalid_argument",
     429: "too_many_requests",
     502: "unavailable",
     503: "unavailable",

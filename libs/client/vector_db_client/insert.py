@@ -17,7 +17,8 @@ IN_FLIGHT_MAX = 8
 """Batches under way at once; more only queue up at the server."""
 
 Batches = Iterable[RowBatch] | AsyncIterable[RowBatch]
-Send = Callable[[RowBatch], Awaitable[WriteResult]]
+Send = Callable[[RowBatch, int], Awaitable[WriteResult]]
+"""Sends a batch; also told how many rows came before it."""
 
 
 async def insert_batches(
@@ -34,7 +35,7 @@ async def insert_batches(
     outcome = _Outcome(on_rows)
     start = 0
     try:
-        async for batch in _pieces(batches, batch_size):
+        async for batch in pieces(batches, batch_size):
             if len(under_way) >= IN_FLIGHT_MAX:
                 await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                 outcome.take(under_way)
@@ -42,7 +43,7 @@ async def insert_batches(
                     break
             rows = range(start, start + len(batch.ids))
             start = rows.stop
-            under_way[asyncio.ensure_future(send(batch))] = rows
+            under_way[asyncio.ensure_future(send(batch, rows.start))] = rows
         if under_way:
             await asyncio.wait(under_way)
     except VectorDatabaseError as error:  # a batch that cannot be sent: let the others finish
@@ -66,6 +67,7 @@ class _Outcome:
         self._committed: list[range] = []
         self._count = 0
         self._commit_ts = 0
+        self._replayed = False
         self.failures: dict[int, BaseException] = {}
 
     def take(self, under_way: dict[asyncio.Task[WriteResult], range]) -> None:
@@ -80,11 +82,12 @@ class _Outcome:
             self._committed.append(rows)
             self._count += result.count
             self._commit_ts = max(self._commit_ts, result.commit_ts)
+            self._replayed |= result.replayed
             self._on_rows(len(rows))
 
     def result(self) -> WriteResult:
         if not self.failures:
-            return WriteResult(self._count, self._commit_ts)
+            return WriteResult(self._count, self._commit_ts, self._replayed)
         error = self.failures[min(self.failures)]
         if isinstance(error, VectorDatabaseError):
             error.committed = _merged(self._committed)
@@ -101,7 +104,8 @@ def _merged(ranges: list[range]) -> tuple[range, ...]:
     return tuple(merged)
 
 
-async def _pieces(batches: Batches, batch_size: int) -> AsyncIterator[RowBatch]:
+async def pieces(batches: Batches, batch_size: int) -> AsyncIterator[RowBatch]:
+    """The rows of `batches`, checked, in pieces of one request each, as they are asked for."""
     if isinstance(batches, AsyncIterable):
         async for batch in batches:
             for piece in wire.split(wire.checked(batch), batch_size):

@@ -34,8 +34,13 @@ class LoopThread:
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         """What `call` gives or raises.
 
-        :raises InvalidArgument: after `close`.
+        :raises InvalidArgument: after `close`, or within what the client itself is calling.
         """
+        if threading.current_thread() is self._thread:
+            call.close()
+            raise InvalidArgument(
+                "an iterator or a progress function that a client calls must not call that client"
+            )
         with self._lock:
             if self._loop is None:
                 call.close()

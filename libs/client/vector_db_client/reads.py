@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, overload
+from typing import overload
 
-from vector_db_client import wire
-from vector_db_client.errors import InvalidArgument
-from vector_db_client.transport import Transport, collection_path
+from vector_db_client import calls, wire
+from vector_db_client.calls import DEFAULT_COLLECTION
+from vector_db_client.transport import Transport
 from vector_db_client.values import (
+    AsOf,
     Consistency,
     CountResult,
     Filter,
@@ -19,8 +20,6 @@ from vector_db_client.values import (
     Row,
     VectorLike,
 )
-
-DEFAULT_COLLECTION = "default"
 
 
 class AsyncReads:
@@ -42,6 +41,7 @@ class AsyncReads:
         include: Sequence[Include] = ...,
         min_similarity: float | None = ...,
         consistency: Consistency = ...,
+        as_of: AsOf | None = ...,
     ) -> list[Match]: ...
     @overload
     async def query_similar(
@@ -54,6 +54,7 @@ class AsyncReads:
         include: Sequence[Include] = ...,
         min_similarity: float | None = ...,
         consistency: Consistency = ...,
+        as_of: AsOf | None = ...,
     ) -> list[list[Match]]: ...
     async def query_similar(
         self,
@@ -67,6 +68,7 @@ class AsyncReads:
         include: Sequence[Include] = ("metadata",),
         min_similarity: float | None = None,
         consistency: Consistency = "own_writes",
+        as_of: AsOf | None = None,
     ) -> list[Match] | list[list[Match]]:
         """The `k` most similar rows, best first; ties by id.
 
@@ -76,25 +78,16 @@ class AsyncReads:
         :param filter: only rows whose metadata match.
         :param include: what a `Match` carries besides id and similarity.
         :param min_similarity: leave out what is less similar.
+        :param as_of: instead of a consistency, a snapshot of the past.
         :raises InvalidArgument: not exactly one of `vector`, `vectors` and `id`, or a bad one.
         :raises NotFound: no such collection, or no row `id`.
+        :raises SnapshotTooOld: `as_of` lies before the retention window.
         """
-        if (vector is not None) + (vectors is not None) + (id is not None) != 1:
-            raise InvalidArgument("query: needs exactly one of vector, vectors and id")
-        body = self._read_body(consistency, filter)
-        body |= {"k": k, "include": list(include)}
-        if vector is not None:
-            body["vector"] = wire.vector_json(wire.as_vector(vector))
-        elif vectors is not None:
-            body["vectors"] = [wire.vector_json(row) for row in wire.as_vectors(vectors)]
-        else:
-            body["id"] = id
-        if min_similarity is not None:
-            body["min_similarity"] = min_similarity
-        answer = await self._transport.json("POST", collection_path(collection, "query"), body)
-        if vectors is None:
-            return [wire.decode_match(hit) for hit in answer["vectors"]]
-        return [[wire.decode_match(h) for h in one["vectors"]] for one in answer["results"]]
+        at = calls.snapshot(consistency, as_of, self._transport.token)
+        request = calls.query(
+            vector, vectors, id, k, collection, filter, include, min_similarity, at
+        )
+        return calls.matches(await self._transport.send(request), vectors is not None)
 
     async def fetch(
         self,
@@ -103,16 +96,15 @@ class AsyncReads:
         collection: str = DEFAULT_COLLECTION,
         include: Sequence[IncludeInRows] = ("metadata", "dimensions"),
         consistency: Consistency = "own_writes",
+        as_of: AsOf | None = None,
     ) -> list[Row]:
         """The rows of `ids` in their order, bit-exact; absent ones are left out."""
         wanted = wire.id_list(ids)
+        at = calls.snapshot(consistency, as_of, self._transport.token)
         if not wanted:
             return []
-        body = self._read_body(consistency) | {"ids": wanted, "include": list(include)}
-        answer = await self._transport.json(
-            "POST", collection_path(collection, "vectors", "fetch"), body
-        )
-        return [wire.decode_row(row) for row in answer["vectors"]]
+        answer = await self._transport.send(calls.fetch(wanted, collection, include, at))
+        return [wire.decode_row(row) for row in answer.body["vectors"]]
 
     async def count(
         self,
@@ -120,11 +112,11 @@ class AsyncReads:
         *,
         collection: str = DEFAULT_COLLECTION,
         consistency: Consistency = "own_writes",
+        as_of: AsOf | None = None,
     ) -> CountResult:
         """How many rows there are, or match a filter."""
-        body = self._read_body(consistency, filter)
-        answer = await self._transport.json("POST", collection_path(collection, "count"), body)
-        return CountResult(answer["count"], answer["snapshot_ts"])
+        at = calls.snapshot(consistency, as_of, self._transport.token)
+        return calls.count_result(await self._transport.send(calls.count(filter, collection, at)))
 
     async def scroll(
         self,
@@ -134,6 +126,7 @@ class AsyncReads:
         page_size: int = 1000,
         include: Sequence[IncludeInRows] = ("metadata", "dimensions"),
         consistency: Consistency = "own_writes",
+        as_of: AsOf | None = None,
     ) -> AsyncIterator[Row]:
         """Every row, or every one that matches, of one snapshot: the one of the first page."""
         pages = self.scroll_pages(
@@ -142,6 +135,7 @@ class AsyncReads:
             page_size=page_size,
             include=include,
             consistency=consistency,
+            as_of=as_of,
         )
         async for page in pages:
             for row in page.rows:
@@ -155,29 +149,17 @@ class AsyncReads:
         page_size: int = 1000,
         include: Sequence[IncludeInRows] = ("metadata", "dimensions"),
         consistency: Consistency = "own_writes",
+        as_of: AsOf | None = None,
     ) -> AsyncIterator[Page]:
         """`scroll` by pages of up to `page_size` rows, with their snapshot."""
-        body = self._read_body(consistency, filter) | {"limit": page_size}
-        body["include"] = list(include)
+        at = calls.snapshot(consistency, as_of, self._transport.token)
+        cursor: str | None = None
         while True:
-            answer = await self._transport.json("POST", collection_path(collection, "scroll"), body)
-            rows = [wire.decode_row(row) for row in answer["vectors"]]
-            yield Page(rows, answer["snapshot_ts"])
-            if answer["cursor"] is None:
-                return
-            body["cursor"] = answer["cursor"]
-
-    def _read_body(self, consistency: Consistency, filter: Filter | None = None) -> dict[str, Any]:
-        body: dict[str, Any] = {} if filter is None else {"filter": filter}
-        if consistency == "strong":
-            body["consistency"] = {"strong": True}
-        elif consistency == "own_writes":
-            if self._transport.token:
-                body["consistency"] = {"at_least": self._transport.token}
-        elif isinstance(consistency, int) and not isinstance(consistency, bool):
-            body["consistency"] = {"at_least": consistency}
-        elif consistency != "stable":
-            raise InvalidArgument(
-                f"consistency: own_writes, stable, strong or a commit timestamp, is {consistency!r}"
+            answer = await self._transport.send(
+                calls.scroll(collection, filter, page_size, include, cursor, at)
             )
-        return body
+            rows = [wire.decode_row(row) for row in answer.body["vectors"]]
+            yield Page(rows, answer.body["snapshot_ts"])
+            cursor = answer.body["cursor"]
+            if cursor is None:
+                return

@@ -1,7 +1,7 @@
 """HTTP to one or several gateways: which to ask, when to ask again, when to give up.
 
 Owns two invariants. A call is repeated only if that cannot apply it twice: the server said that it
-is retryable, nothing was sent yet, or the call is idempotent. And the commit token only rises, so
+is retryable, nothing was sent yet, or the call is repeatable. And the commit token only rises, so
 a read that carries it sees everything that this client has seen, through any gateway.
 """
 
@@ -13,13 +13,15 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from vector_db_client import wire
+from vector_db_client.calls import Answer, Request, json_request
 from vector_db_client.errors import (
+    Conflict,
     DeadlineExceeded,
     InternalError,
     InvalidArgument,
@@ -31,6 +33,9 @@ from vector_db_client.errors import (
 
 RETRY_AFTER_S_MAX = 5.0
 """A server's `Retry-After` is honoured up to this."""
+
+HEADER_BYTES_MAX = 64 * 1024
+"""Longest header of an answer: the token of a serializable transaction tells what was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,6 @@ def checked_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(url.rstrip("/") for url in several)
 
 
-def collection_path(collection: str, *parts: str) -> str:
-    """The path of a collection, or of something in it, every part percent-encoded."""
-    return "/".join(("/v1/collections", *(quote(part, safe="") for part in (collection, *parts))))
-
-
 class Transport:
     """Requests to whichever gateway answers. Belongs to the event loop of its first request."""
 
@@ -92,29 +92,26 @@ class Transport:
         if session is not None:
             await session.close()
 
+    @property
+    def timeout_s(self) -> float:
+        """The bound of one call, its retries included."""
+        return self._options.timeout_s
+
     async def json(
         self,
         method: str,
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        idempotent: bool = True,
+        repeatable: bool = True,
     ) -> Any:
-        """The answer to a JSON request; see `send`."""
-        payload = None if body is None else wire.dumps(body)
-        return await self.send(method, path, payload, wire.JSON_TYPE, idempotent=idempotent)
+        """The body of the answer to a JSON request; see `send`."""
+        return (await self.send(json_request(method, path, body, repeatable=repeatable))).body
 
-    async def send(
-        self,
-        method: str,
-        path: str,
-        payload: bytes | None,
-        content_type: str,
-        *,
-        idempotent: bool,
-    ) -> Any:
-        """The decoded answer, after bounded retries.
+    async def send(self, request: Request, *, repeat_conflicts: bool = True) -> Answer:
+        """The answer, after bounded retries.
 
+        :param repeat_conflicts: False in a transaction, which as a whole has to begin again.
         :raises DeadlineExceeded: `timeout_s` passed.
         :raises OutcomeUnknown: the connection broke under a call that must not be repeated.
         :raises Unavailable: no gateway could be reached.
@@ -125,17 +122,15 @@ class Transport:
         options = self._options
         try:
             async with asyncio.timeout(options.timeout_s):
-                return await self._with_retries(method, path, payload, content_type, idempotent)
+                return await self._with_retries(request, repeat_conflicts)
         except TimeoutError as error:
             if isinstance(error, VectorDatabaseError):
                 raise
             raise DeadlineExceeded(
-                f"{method} {path}: no answer within {options.timeout_s:g} s"
+                f"{request.method} {request.path}: no answer within {options.timeout_s:g} s"
             ) from None
 
-    async def _with_retries(
-        self, method: str, path: str, payload: bytes | None, content_type: str, idempotent: bool
-    ) -> Any:
+    async def _with_retries(self, request: Request, repeat_conflicts: bool) -> Answer:
         options = self._options
         attempts = max(options.retries + 1, len(options.urls))
         doubt: VectorDatabaseError | None = None
@@ -143,7 +138,7 @@ class Transport:
             index = self._current
             wait_s: float | None = None
             try:
-                return await self._once(options.urls[index], method, path, payload, content_type)
+                return await self._once(options.urls[index], request)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 failure: VectorDatabaseError = Unavailable(
                     f"cannot reach {options.urls[index]}: {_reason(error)}", retryable=True
@@ -151,10 +146,11 @@ class Transport:
                 if attempt + 1 < len(options.urls):
                     wait_s = 0.0  # another gateway may be up: ask each once before waiting
             except (aiohttp.ClientError, ConnectionError) as error:
-                if not idempotent:
+                if not request.repeatable:
+                    self._leave(index)
                     raise OutcomeUnknown(
-                        f"{method} {path}: the connection broke ({_reason(error)}); "
-                        "the write may or may not be applied"
+                        f"{request.method} {request.path}: the connection broke "
+                        f"({_reason(error)}); the write may or may not be applied"
                     ) from error
                 failure = doubt = Unavailable(
                     f"{options.urls[index]} broke the connection ({_reason(error)}); "
@@ -162,31 +158,36 @@ class Transport:
                     retryable=True,
                 )
             except VectorDatabaseError as error:
-                if not error.retryable:
+                if not error.retryable or (isinstance(error, Conflict) and not repeat_conflicts):
                     raise
                 failure = error
                 wait_s = error.details.get("retry_after_s")
-            # Unless another call has moved on from this gateway already.
-            if isinstance(failure, Unavailable) and index == self._current:
-                self._current = (index + 1) % len(options.urls)
+            if isinstance(failure, Unavailable):
+                self._leave(index)
             if attempt + 1 == attempts:
                 raise doubt or failure
-            await asyncio.sleep(self._backoff(attempt) if wait_s is None else wait_s)
+            await asyncio.sleep(self.pause_s(attempt) if wait_s is None else wait_s)
         raise InternalError("unreachable: every attempt returns or raises")
 
-    def _backoff(self, attempt: int) -> float:
+    def _leave(self, index: int) -> None:
+        """Ask the next gateway, unless another call has moved on from this one already."""
+        if index == self._current:
+            self._current = (index + 1) % len(self._options.urls)
+
+    def pause_s(self, attempt: int) -> float:
+        """How long to wait before the retry after `attempt` (0 is the first): random, growing."""
         bound = min(self._options.backoff_s * 2.0**attempt, self._options.backoff_s_max)
         return random.uniform(0.1, 1.0) * bound
 
-    async def _once(
-        self, url: str, method: str, path: str, payload: bytes | None, content_type: str
-    ) -> Any:
+    async def _once(self, url: str, request: Request) -> Answer:
         session = self._session or self._open()
-        headers = {"Content-Type": content_type} if payload is not None else {}
+        headers = dict(request.headers)
+        if request.payload is not None:
+            headers["Content-Type"] = request.content_type
         async with session.request(
-            method,
-            URL(url + path, encoded=True),
-            data=payload,
+            request.method,
+            URL(url + request.path, encoded=True),
+            data=request.payload,
             headers=headers,
             allow_redirects=False,
         ) as response:
@@ -196,7 +197,11 @@ class Transport:
                 if isinstance(answer, dict):
                     self.observe(answer.get("commit_ts"))
                     self.observe(answer.get("snapshot_ts"))
-                return answer
+                return Answer(
+                    answer,
+                    response.headers.get("Transaction"),
+                    response.headers.get("Idempotency-Replayed") == "true",
+                )
             request_id = response.headers.get("X-Request-Id", "")
             try:
                 decoded: Any = wire.loads(body)
@@ -218,6 +223,7 @@ class Transport:
             # 0: the calls under way are bounded by the caller, and waiting here would be hidden.
             connector=aiohttp.TCPConnector(limit=0, ssl=options.ssl_context or True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_timeout_s),
+            max_field_size=HEADER_BYTES_MAX,
         )
         return self._session
 

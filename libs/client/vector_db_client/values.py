@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +42,18 @@ everything acknowledged to anyone, confirmed by a round trip. An integer: at lea
 timestamp, for example one that another process handed over.
 """
 
+AsOf = int | datetime | str
+"""A snapshot of the past: a commit timestamp, a datetime with a time zone, or RFC 3339 text."""
+
+Isolation = Literal["snapshot", "serializable"]
+"""What a transaction is kept from: lost updates, or write skew as well."""
+
+IfVersion = int | Sequence[int]
+"""The `Row.version` that each row must still have; one integer stands for all of them."""
+
+IdempotencyKey = str
+"""Visible ASCII without spaces, or ``"auto"``: a new random key for this one call."""
+
 Progress = bool | Callable[[int, int | None], None]
 """True draws a bar; a function is called with (rows done, rows in all or None)."""
 
@@ -49,11 +62,14 @@ Progress = bool | Callable[[int, int | None], None]
 class WriteResult:
     """`count` rows written, or found alive by a delete; visible to reads at `commit_ts` and after.
 
-    For an insert of several batches `commit_ts` is the newest of theirs.
+    For an insert of several batches `commit_ts` is the newest of theirs. In a transaction it is 0:
+    the rows become visible when that commits. `replayed`: this is the answer, or one of several
+    batches is, to an earlier request with the same idempotency key, and nothing was applied now.
     """
 
     count: int
     commit_ts: int
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +93,8 @@ class Match:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One stored row; `version` is the commit timestamp that wrote it. Vectors are bit-exact."""
+    """One stored row; `version` is the commit timestamp that wrote it, 0 for a row that the
+    transaction which reads it has staged. Vectors are bit-exact."""
 
     id: str
     vector: Vector | None
@@ -116,11 +133,13 @@ class CollectionStats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBatch:
-    """Rows for `insert_stream`: n ids, vectors [n, dimension], n metadata objects or None."""
+    """Rows for `insert_stream`: n ids, vectors [n, dimension], n metadata objects or None, and the
+    n versions that the rows must still have, or None."""
 
     ids: Sequence[str]
     vectors: VectorLike
     metadata: Sequence[Mapping[str, Any] | None] | None = None
+    if_version: IfVersion | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,6 +150,7 @@ class Upsert:
     ids: Sequence[str]
     vectors: VectorLike
     metadata: Sequence[Mapping[str, Any] | None] | None = None
+    if_version: IfVersion | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,3 +159,4 @@ class Delete:
 
     collection: str
     ids: Sequence[str]
+    if_version: IfVersion | None = None

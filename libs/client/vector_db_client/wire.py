@@ -19,6 +19,7 @@ from vector_db_client.errors import InternalError, InvalidArgument
 from vector_db_client.values import (
     Collection,
     CollectionStats,
+    IfVersion,
     Match,
     Row,
     RowBatch,
@@ -94,10 +95,10 @@ def _as_array(value: VectorLike, where: str) -> npt.NDArray[Any]:
 
 
 def checked(batch: RowBatch) -> RowBatch:
-    """`batch` with a list of ids, float32 vectors and a list of metadata, all of one length.
+    """`batch` with lists of ids, metadata and versions and float32 vectors, all of one length.
 
     :raises InvalidArgument: lengths differ, an id comes twice or is no string, metadata is no
-        mapping, or the vectors do not fit.
+        mapping, a version is no integer, or the vectors do not fit.
     """
     ids = id_list(batch.ids)
     vectors = as_vectors(batch.vectors) if ids or np.size(batch.vectors) else np.empty((0, 1), _F4)
@@ -110,7 +111,8 @@ def checked(batch: RowBatch) -> RowBatch:
         if value is not None and not isinstance(value, Mapping):
             raise InvalidArgument(f"metadata[{row}]: needs a mapping or None, is {type(value)}")
     _check_unique(ids)
-    return RowBatch(ids, vectors, metadata)
+    versions = None if batch.if_version is None else version_list(batch.if_version, len(ids))
+    return RowBatch(ids, vectors, metadata, versions)
 
 
 def id_list(ids: Sequence[str]) -> list[str]:
@@ -125,6 +127,20 @@ def id_list(ids: Sequence[str]) -> list[str]:
         if not isinstance(row_id, str):
             raise InvalidArgument(f"ids[{row}]: needs a string, is {type(row_id).__name__}")
     return listed
+
+
+def version_list(versions: IfVersion, count: int) -> list[int]:
+    """`versions` as a list of `count`.
+
+    :raises InvalidArgument: there are not so many, or one is no integer of at least 0.
+    """
+    listed = [versions] * count if isinstance(versions, int | np.integer) else list(versions)
+    if len(listed) != count:
+        raise InvalidArgument(f"if_version: {len(listed)} versions for {count} rows")
+    for row, version in enumerate(listed):
+        if isinstance(version, bool) or not isinstance(version, int | np.integer) or version < 0:
+            raise InvalidArgument(f"if_version[{row}]: needs a version, is {version!r}")
+    return [int(version) for version in listed]
 
 
 def _check_unique(ids: list[str]) -> None:
@@ -146,6 +162,9 @@ def split(batch: RowBatch, batch_size: int) -> Iterable[RowBatch]:
             batch.ids[rows],
             vectors[rows],
             None if batch.metadata is None else batch.metadata[rows],
+            None
+            if batch.if_version is None
+            else version_list(batch.if_version, len(batch.ids))[rows],
         )
 
 
@@ -163,6 +182,9 @@ def rows_json(batch: RowBatch) -> list[dict[str, Any]]:
     for row, metadata in zip(rows, batch.metadata or (), strict=False):
         if metadata is not None:
             row["metadata"] = metadata
+    if batch.if_version is not None:
+        for row, version in zip(rows, version_list(batch.if_version, len(rows)), strict=True):
+            row["if_version"] = version
     return rows
 
 
@@ -173,7 +195,8 @@ def use_arrow(batch: RowBatch) -> bool:
 
 
 def rows_arrow(batch: RowBatch) -> bytes:
-    """A checked batch as an Arrow IPC stream of one record batch: id, vector, metadata (JSON)."""
+    """A checked batch as an Arrow IPC stream of one record batch: id, vector, and where they are
+    given metadata (JSON) and if_version."""
     import pyarrow as pa
 
     vectors: Vectors = np.asarray(batch.vectors)
@@ -190,6 +213,8 @@ def rows_arrow(batch: RowBatch) -> bytes:
             ],
             pa.string(),
         )
+    if batch.if_version is not None:
+        columns["if_version"] = pa.array(version_list(batch.if_version, len(batch.ids)), pa.int64())
     record_batch = pa.record_batch(columns)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, record_batch.schema) as writer:

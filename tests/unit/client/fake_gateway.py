@@ -1,7 +1,8 @@
 """A small gateway in memory that speaks the REST wire, on its own thread, and fails on demand.
 
 It keeps whole rows under one counter of commits, so it can tell what a client sent it; it searches
-by brute force. It is not the server: what the server does is tested against the server.
+by brute force. Its transactions are in `fake_transactions`. It is not the server: what the server
+does is tested against the server.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import orjson
 import pyarrow as pa
 from aiohttp import web
 
-Stored = tuple[np.ndarray, Any, int]
+from tests.unit.client.fake_transactions import Refused, Stored, Transactions
 
 
 @dataclass
@@ -36,11 +37,14 @@ class Request:
 
 @dataclass
 class FakeGateway:
-    """`script` holds what happens to the next requests, in order: None lets one through."""
+    """`script` holds what happens to the next requests, in order: None lets one through, a tuple is
+    an error to answer, ``"disconnect"`` cuts the connection before the request is looked at and
+    ``"lost"`` after it is done. `at` holds the same by the end of the path, and comes first."""
 
     url: str = ""
     requests: list[Request] = field(default_factory=list)
     script: list[Any] = field(default_factory=list)
+    at: dict[str, list[Any]] = field(default_factory=dict)
     collections: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[str, Stored]] = field(default_factory=dict)
     clock: int = 100
@@ -49,6 +53,8 @@ class FakeGateway:
     arrived: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        self.transactions = Transactions(self)
+        self._port = 0
         self._in_flight = 0
         self._cursors = itertools.count(1)
         self._scrolls: dict[str, list[dict[str, Any]]] = {}
@@ -64,6 +70,15 @@ class FakeGateway:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+    def restart(self) -> None:
+        """All connections end, and it listens again on the same port; what it knows stays."""
+
+        async def again() -> None:
+            await self._runner.cleanup()
+            await self._start()
+
+        asyncio.run_coroutine_threadsafe(again(), self._loop).result(10)
 
     def sent(self, ending: str) -> list[Request]:
         return [request for request in self.requests if request.path.endswith(ending)]
@@ -86,16 +101,20 @@ class FakeGateway:
                 web.post(one + "/scroll", self._wrap(self.scroll)),
                 web.post(one + "/count", self._wrap(self.count)),
                 web.post("/v1/transactions/commit", self._wrap(self.commit)),
+                web.post("/v1/transactions", self._wrap(self.transactions.begin)),
+                web.post("/v1/transactions/{t}/commit", self._wrap(self.transactions.commit)),
+                web.post("/v1/transactions/{t}/abort", self._wrap(self.transactions.abort)),
+                web.get("/v1/transactions/{t}", self._wrap(self.transactions.status)),
                 web.post("/vectors", self._wrap(self.write)),
                 web.get("/v1/cluster", self._wrap(self.cluster)),
             ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
         await site.start()
-        port = self._runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{port}"
+        self._port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}"
 
     def _wrap(
         self, handler: Callable[[web.Request, Any], Any]
@@ -119,16 +138,17 @@ class FakeGateway:
             try:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                step = self.script.pop(0) if self.script else None
+                step = self._step(request.path)
                 if step == "disconnect":
-                    assert request.transport is not None
-                    request.transport.abort()
-                    return web.Response()
+                    return _cut(request)
                 if step == "html":
                     return web.Response(status=502, text="<h1>Bad gateway</h1>")
                 if isinstance(step, tuple):
                     return _failure(*step)
-                return _json(200, handler(request, raw if arrow else body))
+                answer, headers = self._answer(request, handler, raw if arrow else body)
+                return _cut(request) if step == "lost" else _json(200, answer, headers)
+            except Refused as error:
+                return _failure(*error.args)
             except LookupError as error:
                 return _failure(404, "not_found", False, str(error))
             except FileExistsError as error:
@@ -137,6 +157,25 @@ class FakeGateway:
                 self._in_flight -= 1
 
         return handle
+
+    def _step(self, path: str) -> Any:
+        for ending, steps in self.at.items():
+            if path.endswith(ending) and steps:
+                return steps.pop(0)
+        return self.script.pop(0) if self.script else None
+
+    def _answer(
+        self, request: web.Request, handler: Callable[[web.Request, Any], Any], body: Any
+    ) -> tuple[Any, dict[str, str]]:
+        """What a handler answers: in a transaction, under an idempotency key, or on its own."""
+        if "/v1/transactions" not in request.path or request.path.endswith("ns/commit"):
+            token = request.headers.get("Transaction")
+            if token is not None:
+                return self.transactions.statement(token, lambda: handler(request, body))
+            key = request.headers.get("Idempotency-Key")
+            if key is not None:
+                return self.transactions.once(key, body, lambda: handler(request, body))
+        return handler(request, body), {}
 
     # -- handlers
 
@@ -171,30 +210,37 @@ class FakeGateway:
     def write(self, request: web.Request, body: Any) -> Any:
         if isinstance(body, bytes):
             table = pa.ipc.open_stream(io.BytesIO(body)).read_all().to_pydict()
-            metadata = table.get("metadata") or [None] * len(table["id"])
+            nothing = [None] * len(table["id"])
+            metadata, versions = (table.get(name) or nothing for name in ("metadata", "if_version"))
             new = [
-                (i, np.array(v, "<f4"), m and orjson.loads(m))
-                for i, v, m in zip(table["id"], table["vector"], metadata, strict=True)
+                (i, np.array(v, "<f4"), m and orjson.loads(m), version)
+                for i, v, m, version in zip(
+                    table["id"], table["vector"], metadata, versions, strict=True
+                )
             ]
             mode = request.query["mode"]
         else:
             new = [
-                (row["id"], _vector(row["dimensions"]), row.get("metadata"))
-                for row in body["vectors"]
+                (r["id"], _vector(r["dimensions"]), r.get("metadata"), r.get("if_version"))
+                for r in body["vectors"]
             ]
             mode = body["mode"]
         rows = self._rows(request)
-        for row_id, _, _ in new:
+        for row_id, _, _, version in new:
+            _check_version(rows, row_id, version)
             if mode == "insert" and row_id in rows:
                 raise FileExistsError(row_id)
             if mode == "update" and row_id not in rows:
                 raise LookupError(row_id)
         self.clock += 1
-        rows.update({i: (v, m, self.clock) for i, v, m in new})
+        rows.update({i: (v, m, self.clock) for i, v, m, _ in new})
         return {"count": len(new), "commit_ts": self.clock}
 
     def patch(self, request: web.Request, body: Any) -> Any:
         rows = self._rows(request)
+        match = request.headers.get("If-Match")
+        version = None if match is None else int(match.strip('"'))
+        _check_version(rows, request.match_info["id"], version)
         vector, metadata, _ = rows[request.match_info["id"]]
         self.clock += 1
         merged = {**(metadata or {}), **body["metadata"]}
@@ -210,6 +256,8 @@ class FakeGateway:
     def delete(self, request: web.Request, body: Any) -> Any:
         rows = self._rows(request)
         ids = body.get("ids") or [i for i, row in rows.items() if _fits(row, body["filter"])]
+        for row_id, version in zip(ids, body.get("if_versions", ()), strict=False):
+            _check_version(rows, row_id, version)
         found = [rows.pop(i) for i in ids if i in rows]
         self.clock += 1
         return {"count": len(found), "commit_ts": self.clock}
@@ -269,7 +317,19 @@ class FakeGateway:
 
     def _rows(self, request: web.Request) -> dict[str, Stored]:
         name = request.match_info.get("c", "default")
-        return self.rows.setdefault(name, {}) if name == "default" else self.rows[name]
+        stored = self.rows if self.transactions.view is None else self.transactions.view
+        return stored.setdefault(name, {}) if name == "default" else stored[name]
+
+
+def _check_version(rows: dict[str, Stored], row_id: str, version: int | None) -> None:
+    if version is not None and (row_id not in rows or rows[row_id][2] != version):
+        raise Refused(412, "precondition_failed", False, row_id)
+
+
+def _cut(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
 
 
 def _fits(row: Stored, filter: dict[str, Any] | None) -> bool:

@@ -104,7 +104,24 @@ def test_every_message_can_travel() -> None:
 
 
 def test_the_header_names_the_format() -> None:
-    assert encode(prepare())[:4] == bytes((0x56, 0x44, MESSAGE_VERSION, 0))
+    assert encode(messages.CatalogRequest())[:4] == bytes((0x56, 0x44, MESSAGE_VERSION, 0))
+    assert encode(prepare())[:4] == bytes((0x56, 0x44, MESSAGE_VERSION, 1))
+
+
+def test_no_bit_of_a_log_record_changes_unnoticed() -> None:
+    data = encode(prepare())
+    for place in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[place // 8] ^= 1 << place % 8
+        with pytest.raises((BadMessage, NewerFormat)):
+            decode(bytes(damaged))
+
+
+def test_a_kind_that_nobody_knows_is_refused() -> None:
+    data = bytearray(encode(messages.CatalogRequest()))
+    data[3] = 2
+    with pytest.raises(BadMessage, match="kind 2"):
+        decode(bytes(data))
 
 
 @pytest.mark.parametrize("version", [MESSAGE_VERSION + 1, 255])

@@ -103,6 +103,7 @@ def test_a_transaction_commits_once_every_participant_says_yes() -> None:
     assert status(sequencer, "t").state == "pending"
     cast(sequencer, ("w2", 1, ""))
     assert decided(sequencer) == [Commit(T(2, 1), txn("t"), (0, 1))]
+    sequencer.durable(durable("w1", T(2, 1), term=2))
     assert status(sequencer, "t").state == "committed"
 
 
@@ -188,6 +189,8 @@ def test_what_the_deletes_of_all_shards_found_is_summed() -> None:
         sequencer.vote(
             vote("t", worker, shard=shard, participants=(0, 1), term=2, deleted=deleted), NOW_MS
         )
+    assert [d.deleted for d in decided(sequencer) if isinstance(d, Commit)] == [7]
+    sequencer.durable(durable("w1", T(2, 1), term=2))
     assert status(sequencer, "t").deleted == 7
 
 
@@ -221,12 +224,14 @@ def test_the_deadline_aborts_what_is_undecided_and_nothing_else() -> None:
     told = [o.txn_id for _, o in sequencer.tick(5_000).outcomes]
     assert told == [txn("a")]
     assert status(sequencer, "b").state == "pending"
+    sequencer.durable(durable("w1", sequencer.last_ts, term=2))
     assert status(sequencer, "c").state == "committed"
 
 
 def test_what_was_decided_is_remembered_past_its_deadline_and_then_forgotten() -> None:
     sequencer = begun(ONE_EACH)
     cast(sequencer, *YES_ON_BOTH, deadline_ms=5_000)
+    sequencer.durable(durable("w1", T(2, 1), term=2))
     sequencer.tick(5_000 + DECIDED_MEMORY_MS - 1)
     assert status(sequencer, "t").state == "committed"
     sequencer.tick(5_000 + DECIDED_MEMORY_MS)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.support.protocol import Replicas, collection, first_takeover, promise, takeover, txn
 from vector_db.common.core.messages import Abort, Commit, Decision, DecisionRecord, Takeover
 from vector_db.common.model.ids import make_ts
-from vector_db.coordinator.core.takeover import ClusterMismatch, Survey, corrected_cursor
+from vector_db.coordinator.core.takeover import (
+    TAKEOVER_BYTES_MAX,
+    ClusterMismatch,
+    HistoryLost,
+    Survey,
+)
 
 T = make_ts
 ONE_EACH: Replicas = {0: ("w1",), 1: ("w2",)}
@@ -158,14 +164,14 @@ def test_a_worker_that_holds_no_shard_holds_nothing_up() -> None:
     assert survey.takeover().decisions_after == T(1, 6)
 
 
-def test_a_placed_worker_behind_every_tail_stops_the_takeover() -> None:
+def test_a_worker_that_lost_what_it_had_reported_stops_the_takeover() -> None:
     """It would have to skip decisions whose rows it voted for."""
     survey = Survey(2, "")
     survey.promise(
         promise("w1", 2, cursor=T(1, 6), replicas=ONE_EACH, tail=chain(5, 6), tail_from=T(1, 4))
     )
     survey.promise(promise("w2", 2, cursor=T(1, 2), replicas=ONE_EACH))
-    with pytest.raises(ValueError, match="are needed, known from"):
+    with pytest.raises(HistoryLost, match="lack them now"):
         survey.takeover()
 
 
@@ -223,22 +229,31 @@ def test_a_worker_that_went_on_in_a_term_that_was_undone_counts_up_to_where_it_w
     assert [d.ts for r in found.decisions for d in r.decisions] == [T(2, 1)]
 
 
-@pytest.mark.parametrize(
-    ("cursor", "corrected"),
-    [
-        (T(1, 9), T(1, 5)),
-        (T(1, 5), T(1, 5)),
-        (T(1, 3), T(1, 3)),
-        (T(2, 9), T(2, 7)),
-        (T(3, 2), T(3, 2)),
-        (T(5, 1), T(5, 1)),
-        (0, 0),
-    ],
-)
-def test_a_history_counts_up_to_where_the_next_term_began(cursor: int, corrected: int) -> None:
-    bases = {5: T(3, 8), 2: T(1, 5), 3: T(2, 7)}
-    assert corrected_cursor(cursor, bases) == corrected
-
-
 def test_a_new_cluster_knows_nothing() -> None:
     assert Survey(1, "").bootstrap("cluster") == first_takeover()
+
+
+# --- what was acknowledged, and what fits ---------------------------------------------------------
+
+
+def test_workers_that_all_lost_an_acknowledged_decision_begin_no_term() -> None:
+    survey = Survey(2, "")
+    survey.promise(promise("w1", 2, cursor=T(1, 6), replicas={0: ("w1",)}, tail=chain(1, 6)))
+    assert survey.takeover(stable_ts=T(1, 6)).base == T(1, 6)
+    with pytest.raises(HistoryLost, match="acknowledged"):
+        survey.takeover(stable_ts=T(1, 7))
+
+
+def test_a_takeover_record_carries_only_what_fits_and_says_from_where() -> None:
+    """Whoever is further behind asks a peer for the rest."""
+    wide = tuple(range(200_000))
+    long = [record(T(1, n - 1), Commit(T(1, n), txn(f"t{n}"), wide)) for n in range(1, 21)]
+    survey = Survey(2, "")
+    survey.promise(promise("w1", 2, cursor=T(1, 20), replicas=ONE_EACH, tail=long))
+    survey.promise(promise("w2", 2, cursor=T(1, 2), replicas=ONE_EACH))
+    made = survey.takeover()
+    size = len(msgspec.msgpack.encode(made))
+    assert TAKEOVER_BYTES_MAX // 2 < size <= TAKEOVER_BYTES_MAX + 1000
+    kept = [r.last_ts for r in made.decisions]
+    assert kept == [T(1, n) for n in range(21 - len(kept), 21)]
+    assert made.decisions_after == made.decisions[0].prev_ts == T(1, 20 - len(kept))

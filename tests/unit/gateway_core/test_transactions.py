@@ -40,7 +40,7 @@ from vector_db.common.model.errors import (
 )
 from vector_db.common.model.ids import make_ts
 from vector_db.common.model.limits import UNACKED_BYTES_PER_SHARD_MAX
-from vector_db.common.model.rows import Blob, RowBlock, hash_ids, ids_checksum
+from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_ids
 from vector_db.gateway.cluster import MEMBER_TIMEOUT_S, ClusterView
 from vector_db.gateway.core.partition import ShardPart
 from vector_db.gateway.transactions import (
@@ -214,7 +214,7 @@ def test_the_chunks_of_a_large_part_come_before_the_prepare_that_counts_them() -
         assert isinstance(prepare, Prepare)
         assert [r.blocks for r in (*stages, prepare)] == large.chunks
         assert prepare.stages == 3
-        assert prepare.stages_crc == ids_checksum(large.chunks[:-1])
+        assert prepare.stages_crc == chunks_checksum(large.chunks[:-1])
         await world.commit_all(1)
         await write
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import orjson
 
+from tests.unit.gateway_rest.memory_transactions import (
+    Book,
+    MemoryTransaction,
+    check_version,
+    check_versions,
+    past,
+)
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import AlreadyExists, NotFound
 from vector_db.common.model.filters import matches, parse_filter
@@ -18,6 +25,9 @@ from vector_db.gateway.core.requests import (
     Consistency,
     Delete,
     Hits,
+    Idempotency,
+    Isolation,
+    OpenTransaction,
     Page,
     Query,
     QueryResult,
@@ -58,14 +68,41 @@ class MemoryDatabase:
     failure: Exception | None = None
     consistencies: list[Consistency] = field(default_factory=list)
     scroll_limits: list[int] = field(default_factory=list)
+    staging: bool = False
+    history: dict[int, dict[str, dict[bytes, Stored]]] = field(default_factory=dict)
 
-    def _table(self, name: str) -> dict[bytes, Stored]:
+    def __post_init__(self) -> None:
+        self.book = Book(self)
+
+    def tick(self) -> int:
+        if self.staging:
+            return 0
+        self.history[self.ts] = self._copied()
+        self.ts += 1
+        return self.ts
+
+    def now_ts(self) -> int:
+        return self.ts
+
+    def contents(self) -> dict[str, dict[bytes, Stored]]:
+        return self.tables
+
+    def copy(self) -> Self:
+        return type(self)(self._copied(), dict(self.catalog), self.ts, staging=True)
+
+    def _copied(self) -> dict[str, dict[bytes, Stored]]:
+        return {name: dict(rows) for name, rows in self.tables.items()}
+
+    def _table(self, name: str, consistency: Consistency | None = None) -> dict[bytes, Stored]:
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
         if name not in self.catalog:
             raise NotFound(f"no collection {name!r}")
-        return self.tables[name]
+        tables = self.tables
+        if consistency is not None:
+            tables = past(self.history, consistency, self.ts) or tables
+        return tables[name]
 
     async def create_collection(
         self, name: str, dimension: int, metric: str, shards: int = 0, if_absent: bool = False
@@ -74,8 +111,7 @@ class MemoryDatabase:
             if if_absent:
                 return self.catalog[name]
             raise AlreadyExists(f"collection {name!r} exists")
-        self.ts += 1
-        made = Collection(self.ts, name, dimension, Metric(metric), tuple(range(shards or 1)))
+        made = Collection(self.tick(), name, dimension, Metric(metric), tuple(range(shards or 1)))
         self.catalog[name] = made
         self.tables[name] = {}
         return made
@@ -83,8 +119,7 @@ class MemoryDatabase:
     async def drop_collection(self, name: str) -> int:
         self._table(name)
         del self.catalog[name], self.tables[name]
-        self.ts += 1
-        return self.ts
+        return self.tick()
 
     async def collections(self) -> list[Collection]:
         return list(self.catalog.values())
@@ -96,9 +131,14 @@ class MemoryDatabase:
     async def stats(self, name: str) -> CollectionStats:
         return CollectionStats(len(self._table(name)), 3, 1, 1_000, 2_000)
 
-    async def write(self, operations: Sequence[Upsert | Delete]) -> WriteResult:
+    async def write(
+        self, operations: Sequence[Upsert | Delete], idempotency: Idempotency | None = None
+    ) -> WriteResult:
+        if (replayed := self.book.replay(idempotency)) is not None:
+            return replayed
         for operation in operations:
             table = self._table(operation.collection)
+            check_versions(table, operation)
             if isinstance(operation, Upsert):
                 where = "vectors"
                 validate_rows(operation.rows, self.catalog[operation.collection], LIMITS, where)
@@ -107,54 +147,72 @@ class MemoryDatabase:
                         raise AlreadyExists(f"id {row_id.decode()!r} exists")
                     if operation.mode == "update" and row_id not in table:
                         raise NotFound(f"id {row_id.decode()!r} does not exist")
-        self.ts += 1
-        return WriteResult(sum(self._apply(operation) for operation in operations), self.ts)
+        ts = self.tick()
+        count = sum(self._apply(operation, ts) for operation in operations)
+        return self.book.remember(idempotency, WriteResult(count, ts))
 
-    def _apply(self, operation: Upsert | Delete) -> int:
+    def _apply(self, operation: Upsert | Delete, ts: int) -> int:
         table = self.tables[operation.collection]
         if isinstance(operation, Delete):
             return sum(table.pop(row_id, None) is not None for row_id in operation.ids)
         rows = operation.rows
         for i, row_id in enumerate(rows.ids):
             metadata = rows.metadata[i] if rows.metadata is not None else b""
-            table[row_id] = Stored(rows.vectors[i], metadata, self.ts)
+            table[row_id] = Stored(rows.vectors[i], metadata, ts)
         return len(rows.ids)
 
-    async def delete_where(self, collection: str, filter: dict[str, Any]) -> WriteResult:
+    async def delete_where(
+        self, collection: str, filter: dict[str, Any], idempotency: Idempotency | None = None
+    ) -> WriteResult:
         ids = [row_id for row_id, _ in self._matching(collection, filter)]
-        return await self.write([Delete(collection, ids)])
+        return await self.write([Delete(collection, ids)], idempotency)
 
     async def patch_metadata(
-        self, collection: str, row_id: bytes, patch: dict[str, Any]
+        self,
+        collection: str,
+        row_id: bytes,
+        patch: dict[str, Any],
+        if_version: int | None = None,
+        idempotency: Idempotency | None = None,
     ) -> WriteResult:
-        row = self._table(collection).get(row_id)
+        if (replayed := self.book.replay(idempotency)) is not None:
+            return replayed
+        rows = self._table(collection)
+        row = rows.get(row_id)
+        if if_version is not None:
+            check_version(row, if_version, row_id)
         if row is None:
             raise NotFound(f"id {row_id.decode()!r} does not exist")
         merged = {**orjson.loads(row.metadata or b"{}"), **patch}
-        self.ts += 1
-        row.metadata = orjson.dumps({k: v for k, v in merged.items() if v is not None})
-        return WriteResult(1, self.ts)
+        ts = self.tick()
+        text = orjson.dumps({k: v for k, v in merged.items() if v is not None})
+        rows[row_id] = Stored(row.vector, text, ts)
+        return self.book.remember(idempotency, WriteResult(1, ts))
 
     def _matching(
-        self, collection: str, filter: dict[str, Any] | None
+        self,
+        collection: str,
+        filter: dict[str, Any] | None,
+        consistency: Consistency | None = None,
     ) -> list[tuple[bytes, Stored]]:
         parsed = None if filter is None else parse_filter(filter, LIMITS)
         return [
             (row_id, row)
-            for row_id, row in sorted(self._table(collection).items())
+            for row_id, row in sorted(self._table(collection, consistency).items())
             if parsed is None or matches(parsed, orjson.loads(row.metadata or b"{}"))
         ]
 
     async def query(self, query: Query) -> QueryResult:
         self.consistencies.append(query.consistency)
-        table = self._table(query.collection)
+        table = self._table(query.collection, query.consistency)
         if query.id is not None:
             vectors = np.stack([table[query.id].vector])
         else:
             assert query.vectors is not None
             vectors = query.vectors
             validate_queries(vectors, self.catalog[query.collection], "vectors")
-        rows = [r for r in self._matching(query.collection, query.filter) if r[0] != query.id]
+        matching = self._matching(query.collection, query.filter, query.consistency)
+        rows = [r for r in matching if r[0] != query.id]
         hits = []
         for vector in vectors:
             scored = [(float(row.vector @ vector), row_id, row) for row_id, row in rows]
@@ -181,7 +239,7 @@ class MemoryDatabase:
         include_vectors: bool = True,
     ) -> Rows:
         self.consistencies.append(consistency)
-        table = self._table(collection)
+        table = self._table(collection, consistency)
         return self._rows([(i, table[i]) for i in ids if i in table], include_vectors)
 
     def _rows(self, rows: list[tuple[bytes, Stored]], include_vectors: bool) -> Rows:
@@ -197,7 +255,7 @@ class MemoryDatabase:
         self, collection: str, filter: dict[str, Any] | None, consistency: Consistency
     ) -> tuple[int, int]:
         self.consistencies.append(consistency)
-        return len(self._matching(collection, filter)), self.ts
+        return len(self._matching(collection, filter, consistency)), self.ts
 
     async def scroll(
         self,
@@ -209,12 +267,18 @@ class MemoryDatabase:
         include_vectors: bool = True,
     ) -> Page:
         self.scroll_limits.append(limit)
-        rows = self._matching(collection, filter)
+        rows = self._matching(collection, filter, consistency)
         after = (cursor or "").encode()
         rows = [r for r in rows if r[0] > after]
         more = len(rows) > limit
         page = rows[:limit]
         return Page(self._rows(page, include_vectors), page[-1][0].decode() if more else None)
+
+    async def begin(self, isolation: Isolation, timeout_s: float | None = None) -> OpenTransaction:
+        return self.book.begin(isolation, timeout_s)
+
+    def resume(self, token: str) -> MemoryTransaction:
+        return self.book.resume(token)
 
     async def transaction_status(self, txn_id: str) -> dict[str, Any]:
         return {"state": "aborted", "reason": f"conflict of {txn_id}"}

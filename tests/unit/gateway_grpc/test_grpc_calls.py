@@ -199,19 +199,19 @@ async def test_consistency_reaches_the_database(stub: Any, database: Any) -> Non
 
 
 async def test_if_version_reaches_the_database(stub: Any, database: Any, monkeypatch: Any) -> None:
-    await fill(stub)
+    commit_ts = await fill(stub)
     operations: list[Any] = []
     write = database.write
 
-    async def spy(given: Any) -> Any:
+    async def spy(given: Any, key: Any) -> Any:
         operations.extend(given)
-        return await write(given)
+        return await write(given, key)
 
     monkeypatch.setattr(database, "write", spy)
     vector = row("a", 1, 1)
-    vector.if_version = 5
+    vector.if_version = commit_ts
     await stub.InsertVectors(pb.InsertVectorsRequest(collection="things", vectors=[vector]))
-    assert operations[0].if_version.tolist() == [5]
+    assert operations[0].if_version.tolist() == [commit_ts]
 
 
 @pytest.mark.parametrize(

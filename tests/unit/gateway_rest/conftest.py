@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from yarl import URL
 
 from tests.unit.gateway_rest.memory import MemoryDatabase
 from vector_db.common.model.limits import Limits
@@ -38,6 +39,16 @@ class Rest:
             kwargs.setdefault("headers", {"Content-Type": "application/json"})
         async with self.session.request(method, self.url + path, **kwargs) as answer:
             return answer.status, orjson.loads(await answer.read())
+
+    async def send(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """(status, decoded JSON body, headers); `headers` by name, with _ for -."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        data = None if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
+        url = URL(self.url + path, encoded=True)
+        async with self.session.request(method, url, data=data, headers=named) as answer:
+            return answer.status, orjson.loads(await answer.read()), answer.headers
 
     async def ok(self, method: str, path: str, body: Any = None, **kwargs: Any) -> Any:
         """The decoded body of an answer that must be 200 or 201."""

@@ -5,11 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import orjson
 
+from tests.unit.gateway_rest.memory_transactions import (
+    Book,
+    MemoryTransaction,
+    check_version,
+    check_versions,
+    past,
+)
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import AlreadyExists, InvalidArgument, NotFound
 from vector_db.common.model.filters import matches, parse_filter
@@ -20,6 +27,9 @@ from vector_db.gateway.core.requests import (
     Consistency,
     Delete,
     Hits,
+    Idempotency,
+    Isolation,
+    OpenTransaction,
     Page,
     Query,
     QueryResult,
@@ -53,21 +63,46 @@ class MemoryDatabase:
         self.last_consistency = Consistency()
         self.failure: Exception | None = None
         self._clock = itertools.count(1)
+        self._staging = False
         self.stable_ts = 0
+        self.book = Book(self)
+        self.history: dict[int, dict[str, Table]] = {}
 
-    def _tick(self) -> int:
+    def tick(self) -> int:
+        if self._staging:
+            return 0
+        if self.stable_ts:
+            self.history[self.stable_ts] = self._tables_copied()
         self.stable_ts = next(self._clock)
         return self.stable_ts
+
+    def now_ts(self) -> int:
+        return self.stable_ts
+
+    def contents(self) -> dict[str, dict[bytes, StoredRow]]:
+        return {name: table.rows for name, table in self.tables.items()}
+
+    def copy(self) -> Self:
+        copy = type(self)(self.limits)
+        copy.tables, copy.stable_ts, copy._staging = self._tables_copied(), self.stable_ts, True
+        return copy
+
+    def _tables_copied(self) -> dict[str, Table]:
+        return {name: Table(t.entry, dict(t.rows)) for name, t in self.tables.items()}
 
     def _enter(self, call: str) -> None:
         self.calls.append(call)
         if self.failure is not None:
             raise self.failure
 
-    def _table(self, name: str) -> Table:
-        if name not in self.tables:
+    def _table(self, name: str, consistency: Consistency | None = None) -> Table:
+        tables = self.tables
+        if consistency is not None:
+            self.last_consistency = consistency
+            tables = past(self.history, consistency, self.stable_ts) or tables
+        if name not in tables:
             raise NotFound(f"collection {name!r} does not exist")
-        return self.tables[name]
+        return tables[name]
 
     async def create_collection(
         self, name: str, dimension: int, metric: str, shards: int = 0, if_absent: bool = False
@@ -78,7 +113,7 @@ class MemoryDatabase:
                 return self.tables[name].entry
             raise AlreadyExists(f"collection {name!r} exists already")
         entry = Collection(
-            self._tick(), name, dimension, Metric(metric), tuple(range(max(1, shards)))
+            self.tick(), name, dimension, Metric(metric), tuple(range(max(1, shards)))
         )
         self.tables[name] = Table(entry)
         return entry
@@ -87,7 +122,7 @@ class MemoryDatabase:
         self._enter("drop_collection")
         self._table(name)
         del self.tables[name]
-        return self._tick()
+        return self.tick()
 
     async def collections(self) -> list[Collection]:
         self._enter("collections")
@@ -101,10 +136,15 @@ class MemoryDatabase:
         self._enter("stats")
         return CollectionStats(len(self._table(name).rows), 0, 0, 0, 0)
 
-    async def write(self, operations: Sequence[Upsert | Delete]) -> WriteResult:
+    async def write(
+        self, operations: Sequence[Upsert | Delete], idempotency: Idempotency | None = None
+    ) -> WriteResult:
         self._enter("write")
+        if (replayed := self.book.replay(idempotency)) is not None:
+            return replayed
         for operation in operations:
             table = self._table(operation.collection)
+            check_versions(table.rows, operation)
             if isinstance(operation, Delete):
                 continue
             validate_rows(operation.rows, table.entry, self.limits, "vectors")
@@ -113,7 +153,7 @@ class MemoryDatabase:
                     raise AlreadyExists(f"id {row_id.decode()!r} exists already")
                 if operation.mode == "update" and row_id not in table.rows:
                     raise NotFound(f"id {row_id.decode()!r} does not exist")
-        ts, count = self._tick(), 0
+        ts, count = self.tick(), 0
         for operation in operations:
             rows = self.tables[operation.collection].rows
             if isinstance(operation, Delete):
@@ -124,14 +164,22 @@ class MemoryDatabase:
             for i, row_id in enumerate(given.ids):
                 text = given.metadata[i] if given.metadata else b""
                 rows[row_id] = StoredRow(given.vectors[i], text, ts)
-        return WriteResult(count, ts)
+        return self.book.remember(idempotency, WriteResult(count, ts))
 
-    async def delete_where(self, collection: str, filter: dict[str, Any]) -> WriteResult:
+    async def delete_where(
+        self, collection: str, filter: dict[str, Any], idempotency: Idempotency | None = None
+    ) -> WriteResult:
         self._enter("delete_where")
-        return await self.write([Delete(collection, self._matching(collection, filter))])
+        ids = self._matching(collection, filter)
+        return await self.write([Delete(collection, ids)], idempotency)
 
-    def _matching(self, collection: str, filter: dict[str, Any] | None) -> list[bytes]:
-        rows = self._table(collection).rows
+    def _matching(
+        self,
+        collection: str,
+        filter: dict[str, Any] | None,
+        consistency: Consistency | None = None,
+    ) -> list[bytes]:
+        rows = self._table(collection, consistency).rows
         if filter is None:
             return sorted(rows)
         tree = parse_filter(filter, self.limits)
@@ -142,22 +190,31 @@ class MemoryDatabase:
         )
 
     async def patch_metadata(
-        self, collection: str, row_id: bytes, patch: dict[str, Any]
+        self,
+        collection: str,
+        row_id: bytes,
+        patch: dict[str, Any],
+        if_version: int | None = None,
+        idempotency: Idempotency | None = None,
     ) -> WriteResult:
         self._enter("patch_metadata")
+        if (replayed := self.book.replay(idempotency)) is not None:
+            return replayed
         rows = self._table(collection).rows
+        if if_version is not None:
+            check_version(rows.get(row_id), if_version, row_id)
         if row_id not in rows:
             raise NotFound(f"id {row_id.decode()!r} does not exist")
         row = rows[row_id]
         merged = {**(orjson.loads(row.metadata) if row.metadata else {}), **patch}
         merged = {key: value for key, value in merged.items() if value is not None}
-        rows[row_id] = StoredRow(row.vector, orjson.dumps(merged), self._tick())
-        return WriteResult(1, self.stable_ts)
+        ts = self.tick()
+        rows[row_id] = StoredRow(row.vector, orjson.dumps(merged), ts)
+        return self.book.remember(idempotency, WriteResult(1, ts))
 
     async def query(self, query: Query) -> QueryResult:
         self._enter("query")
-        self.last_consistency = query.consistency
-        table = self._table(query.collection)
+        table = self._table(query.collection, query.consistency)
         if query.vectors is None:
             if query.id not in table.rows:
                 raise NotFound("the row to search by does not exist")
@@ -165,7 +222,8 @@ class MemoryDatabase:
         else:
             vectors = query.vectors
             validate_queries(vectors, table.entry, "vector" if len(vectors) == 1 else "vectors")
-        ids = [i for i in self._matching(query.collection, query.filter) if i != query.id]
+        matching = self._matching(query.collection, query.filter, query.consistency)
+        ids = [i for i in matching if i != query.id]
         hits = [self._search(table, query, vector, ids) for vector in vectors]
         return QueryResult(hits, self.stable_ts, table.entry.metric.value)
 
@@ -196,8 +254,7 @@ class MemoryDatabase:
         include_vectors: bool = True,
     ) -> Rows:
         self._enter("fetch")
-        self.last_consistency = consistency
-        table = self._table(collection)
+        table = self._table(collection, consistency)
         return self._rows(table, [i for i in ids if i in table.rows], include_vectors)
 
     def _rows(self, table: Table, ids: list[bytes], include_vectors: bool) -> Rows:
@@ -215,7 +272,7 @@ class MemoryDatabase:
         self, collection: str, filter: dict[str, Any] | None, consistency: Consistency
     ) -> tuple[int, int]:
         self._enter("count")
-        return len(self._matching(collection, filter)), self.stable_ts
+        return len(self._matching(collection, filter, consistency)), self.stable_ts
 
     async def scroll(
         self,
@@ -231,9 +288,17 @@ class MemoryDatabase:
             after = bytes.fromhex(cursor) if cursor else b""
         except ValueError:
             raise InvalidArgument("cursor: not one of ours") from None
-        ids = [i for i in self._matching(collection, filter) if i > after]
-        rows = self._rows(self._table(collection), ids[:limit], include_vectors)
+        ids = [i for i in self._matching(collection, filter, consistency) if i > after]
+        rows = self._rows(self._table(collection, consistency), ids[:limit], include_vectors)
         return Page(rows, ids[limit - 1].hex() if len(ids) > limit else None)
+
+    async def begin(self, isolation: Isolation, timeout_s: float | None = None) -> OpenTransaction:
+        self._enter("begin")
+        return self.book.begin(isolation, timeout_s)
+
+    def resume(self, token: str) -> MemoryTransaction:
+        self._enter("resume")
+        return self.book.resume(token)
 
     async def transaction_status(self, txn_id: str) -> dict[str, Any]:
         self._enter("transaction_status")

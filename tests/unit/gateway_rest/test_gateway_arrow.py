@@ -67,7 +67,8 @@ def test_every_layout_gives_the_same_rows(kind: Any, text: Any, compression: str
     )
     # Slices keep their offsets into the whole's buffers until they are written.
     body = stream([whole.slice(0, 2), whole.slice(2, 0), whole.slice(2, 4)], compression)
-    rows = decode_arrow(body, LIMITS)
+    rows, versions = decode_arrow(body, LIMITS)
+    assert versions is None
     assert rows.ids == [f"id/{i}é".encode() for i in range(6)]
     assert rows.vectors.dtype == np.float32 and rows.vectors.shape == (6, 2)
     assert rows.vectors.tolist() == [[float(i), 0.5] for i in range(6)]
@@ -76,13 +77,14 @@ def test_every_layout_gives_the_same_rows(kind: Any, text: Any, compression: str
 
 def test_column_order_is_free_and_metadata_may_be_absent() -> None:
     given = simple().select(["vector", "id"])
-    rows = decode_arrow(stream([given]), LIMITS)
+    rows, _ = decode_arrow(stream([given]), LIMITS)
     assert rows.ids == [b"r0", b"r1"] and rows.metadata is None
 
 
 def test_float64_beyond_float32_becomes_infinite_for_validation_to_name() -> None:
     vectors = pa.array([[1e39, 1.0]], pa.list_(pa.float64(), 2))
-    assert np.isinf(decode_arrow(stream([batch(pa.array(["a"]), vectors)]), LIMITS).vectors[0, 0])
+    rows, _ = decode_arrow(stream([batch(pa.array(["a"]), vectors)]), LIMITS)
+    assert np.isinf(rows.vectors[0, 0])
 
 
 TWO = pa.array([[1.0, 2.0], [3.0, 4.0]], FIXED2)
@@ -201,7 +203,7 @@ def test_truncated_and_flipped_streams_never_do_worse_than_a_refusal(
         hostile.append(bytes(damaged))
     for one in hostile:
         try:
-            rows = decode_arrow(one, LIMITS)
+            rows, _ = decode_arrow(one, LIMITS)
         except VectorDBError as error:
             assert error.http_status in (400, 413)
         else:

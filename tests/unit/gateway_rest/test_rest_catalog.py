@@ -80,6 +80,9 @@ async def test_openapi_describes_every_operation_and_resolves(rest: Rest) -> Non
         ("post", "/v1/collections/{collection}/vectors"),
         ("patch", "/v1/collections/{collection}/vectors/{id}"),
         ("post", "/v1/collections/{collection}/scroll"), ("post", "/v1/transactions/commit"),
+        ("post", "/v1/transactions"), ("post", "/v1/transactions/{id}/commit"),
+        ("post", "/v1/transactions/{id}/abort"),
+        ("put", "/v1/collections/{collection}/vectors/{id}"),
         ("get", "/v1/transactions/{id}"), ("get", "/v1/cluster"), ("get", "/metrics"),
     } <= operations  # fmt: skip
     ids = [op["operationId"] for item in document["paths"].values() for op in item.values()]
@@ -88,6 +91,34 @@ async def test_openapi_describes_every_operation_and_resolves(rest: Rest) -> Non
     assert query["additionalProperties"] is False
     assert query["properties"]["k"]["maximum"] == rest.database.limits.k_max
     assert "x-limit" not in str(document)
+
+
+async def test_openapi_and_docs_tell_the_headers_that_are_obeyed(rest: Rest) -> None:
+    paths = (await rest.ok("GET", "/openapi.json"))["paths"]
+
+    def taken(method: str, path: str) -> dict[str, bool]:
+        given = paths[path][method].get("parameters", [])
+        return {p["name"]: p["required"] for p in given if p["in"] == "header"}
+
+    row, txn = "/v1/collections/{collection}/vectors/{id}", "/v1/transactions/{id}"
+    write = {"Transaction": False, "Idempotency-Key": False}
+    assert taken("put", row) == {**write, "If-Match": False, "If-None-Match": False}
+    assert taken("patch", row) == taken("delete", row) == {**write, "If-Match": False}
+    assert taken("post", "/vectors") == write
+    assert taken("get", row) == taken("post", "/query") == {"Transaction": False}
+    assert taken("post", txn + "/commit") == {"Transaction": True, "Idempotency-Key": False}
+    assert taken("post", txn + "/abort") == {"Transaction": True}
+    assert taken("post", "/v1/transactions/commit") == {"Idempotency-Key": False}
+    assert (
+        taken("post", "/v1/transactions") == taken("delete", "/v1/collections/{collection}") == {}
+    )
+    told = paths[row]["get"]["responses"]["200"]["headers"]
+    assert set(told) == {"Transaction", "ETag"}
+    assert paths["/v1/transactions"]["post"]["requestBody"]["required"] is False
+    async with rest.session.get(rest.url + "/docs") as answer:
+        page = await answer.text()
+    for name in ("Transaction", "Idempotency-Key", "Idempotency-Replayed", "If-Match", "ETag"):
+        assert f"<code>{name}</code>" in page
 
 
 async def test_examples_of_the_description_work_as_shown(rest: Rest) -> None:
@@ -103,7 +134,7 @@ async def test_examples_of_the_description_work_as_shown(rest: Rest) -> None:
             target = path.replace("{collection}", "words").replace("{id}", "a")
             await rest.ok(method.upper(), target, media["example"])
             tried += 1
-    assert tried >= 9
+    assert tried >= 11
 
 
 async def test_docs_are_one_page_that_links_to_what_it_holds(rest: Rest) -> None:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vector_db.shard.core.conflicts import Conflicts, Key, KeySource
+from vector_db.common.model.rows import hash_ids
+from vector_db.shard.core import conflicts
+from vector_db.shard.core.conflicts import Conflicts, Footprint, Keys
 
 
-def keys(*names: str, collection: int = 1) -> KeySource:
-    return lambda: [(collection, name.encode()) for name in names]
+def keys(*names: str, collection: int = 1) -> Keys:
+    return [(collection, hash_ids([name.encode() for name in names]))]
+
+
+def writes(*names: str, blind: bool = False, collection: int = 1) -> Footprint:
+    return Footprint(blind, (collection,), lambda: keys(*names, collection=collection))
+
+
+def reads(*names: str, collection: int = 1) -> Footprint:
+    return Footprint(False, (), list, keys(*names, collection=collection))
+
+
+def scan(collection: int = 1) -> Footprint:
+    return Footprint(False, (), list, (), (collection,))
 
 
 @pytest.mark.parametrize(
@@ -24,86 +38,160 @@ def test_only_blind_writes_of_the_same_row_coexist(
     first_blind: bool, second_blind: bool, conflict: bool
 ) -> None:
     known = Conflicts()
-    known.add(b"t", keys("a", "b"), first_blind)
-    assert known.any_with(keys("b", "c"), second_blind) is conflict
-    assert not known.any_with(keys("c"), second_blind)
+    known.add(b"t", writes("a", "b", blind=first_blind))
+    assert known.any_with(writes("b", "c", blind=second_blind)) is conflict
+    assert not known.any_with(writes("c", blind=second_blind))
+
+
+@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("reader", [reads("a"), scan()], ids=["key", "whole"])
+def test_reads_and_writes_of_the_same_row_conflict_either_way(
+    blind: bool, reader: Footprint
+) -> None:
+    known = Conflicts()
+    known.add(b"r", reader)
+    assert known.any_with(writes("a", blind=blind))
+    known.remove(b"r")
+    assert not known.any_with(writes("a", blind=blind))
+    known.add(b"w", writes("a", blind=blind))
+    assert known.any_with(reader)
+    known.remove(b"w")
+    assert not known.any_with(reader)
+
+
+def test_reads_coexist() -> None:
+    known = Conflicts()
+    known.add(b"r", reads("a"))
+    known.add(b"s", scan())
+    assert not known.any_with(reads("a"))
+    assert not known.any_with(scan())
+
+
+def test_a_whole_read_meets_every_write_in_its_collection_and_none_in_another() -> None:
+    known = Conflicts()
+    known.add(b"s", scan())
+    assert known.any_with(writes("anything", blind=True))
+    assert not known.any_with(writes("anything", collection=2))
+    assert not known.any_with(writes("a", blind=True, collection=2))
 
 
 def test_the_same_id_in_another_collection_is_another_row() -> None:
     known = Conflicts()
-    known.add(b"t", keys("a"), False)
-    assert not known.any_with(keys("a", collection=2), False)
+    known.add(b"t", writes("a"))
+    assert not known.any_with(writes("a", collection=2))
 
 
 def test_a_decided_transaction_conflicts_with_nobody() -> None:
     known = Conflicts()
-    known.add(b"t", keys("a"), False)
-    known.add(b"u", keys("a"), True)
-    assert known.any_with(keys("a"), False)
+    known.add(b"t", writes("a"))
+    known.add(b"u", writes("a", blind=True))
+    assert known.any_with(writes("a"))
     known.remove(b"t")
-    assert known.any_with(keys("a"), False), "the blind one is undecided still"
+    assert known.any_with(writes("a")), "the blind one is undecided still"
     known.remove(b"u")
-    assert not known.any_with(keys("a"), False)
+    assert not known.any_with(writes("a"))
 
 
 def test_adding_twice_or_removing_what_is_unknown_changes_nothing() -> None:
     known = Conflicts()
     known.remove(b"nobody")
-    known.add(b"t", keys("a"), False)
-    known.add(b"t", keys("a"), False)
+    known.add(b"t", writes("a"))
+    known.add(b"t", writes("a"))
     known.remove(b"t")
     known.remove(b"t")
-    assert not known.any_with(keys("a"), False)
+    assert not known.any_with(writes("a"))
+
+
+def test_keys_that_come_later_are_not_taken_out_with_the_transaction() -> None:
+    known, names = Conflicts(), ["a"]
+    known.add(b"t", Footprint(False, (1,), lambda: keys(*names)))
+    known.add(b"u", writes("b"))
+    names.append("b")
+    known.remove(b"t")
+    assert known.any_with(writes("b"))
 
 
 def test_blind_batches_among_themselves_never_look_at_a_row() -> None:
-    def explode() -> Iterator[Key]:
+    def explode() -> Keys:
         raise AssertionError("the keys of a blind batch were walked")
 
+    batch = Footprint(True, (1,), explode)
     known = Conflicts()
     for n in range(100):
-        txn_id = b"%d" % n
-        assert not known.any_with(explode, True)
-        known.add(txn_id, explode, True)
+        assert not known.any_with(batch)
+        known.add(b"%d" % n, batch)
     for n in range(100):
         known.remove(b"%d" % n)
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_many_keys_conflict_like_few(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    monkeypatch.setattr(conflicts, "LARGE_KEYS", 10 if large else 10_000)
+    known = Conflicts()
+    some = [f"k{i}" for i in range(1000)]
+    known.add(b"t", writes(*some))
+    assert all(known.any_with(writes(name)) for name in some[::50])
+    assert known.any_with(reads("x", some[-1]))
+    assert not known.any_with(writes(*(f"x{i}" for i in range(1000))))
+    assert not known.any_with(Footprint(False, (1,), lambda: [(1, np.empty(0, dtype=np.uint64))]))
+    known.remove(b"t")
+    assert not known.any_with(writes(*some))
+
+
 @dataclass
 class Rule:
-    """Section 4, step 2, as it is written."""
+    """Section 4, step 2, as it is written: (writes, blind, reads, reads everything)."""
 
-    undecided: dict[bytes, tuple[set[str], bool]] = field(default_factory=dict)
+    undecided: dict[bytes, tuple[set[str], bool, set[str], bool]] = field(default_factory=dict)
 
-    def any_with(self, names: set[str], blind: bool) -> bool:
+    def any_with(self, w: set[str], blind: bool, r: set[str], whole: bool) -> bool:
         return any(
-            bool(names & theirs) and not (blind and their_blind)
-            for theirs, their_blind in self.undecided.values()
+            (bool(w & w2) and not (blind and blind2))
+            or bool(w & r2)
+            or bool(r & w2)
+            or (whole and bool(w2))
+            or (whole2 and bool(w))
+            for w2, blind2, r2, whole2 in self.undecided.values()
         )
 
 
+names = st.sets(st.sampled_from("abcde"), max_size=3)
 steps = st.tuples(
-    st.sampled_from(["add", "remove", "ask"]),
+    st.sampled_from(["add", "add", "remove", "ask"]),
     st.integers(0, 9),
-    st.sets(st.sampled_from("abcde"), min_size=1),
+    names,
     st.booleans(),
+    names,
+    st.sampled_from([False, False, True]),
 )
 
 
+@pytest.mark.parametrize("large_keys", [1, 4096])
 @given(st.lists(steps, max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_sequence_of_transactions_follows_the_rule(
-    sequence: list[tuple[str, int, set[str], bool]],
+    large_keys: int, sequence: list[tuple[str, int, set[str], bool, set[str], bool]]
 ) -> None:
     known, rule = Conflicts(), Rule()
-    for what, number, names, blind in sequence:
-        txn_id = b"%d" % number
-        source = keys(*sorted(names))
-        if what == "add":
-            known.add(txn_id, source, blind)
-            rule.undecided.setdefault(txn_id, (names, blind))
-        elif what == "remove":
-            known.remove(txn_id)
-            rule.undecided.pop(txn_id, None)
-        else:
-            assert known.any_with(source, blind) == rule.any_with(names, blind)
+    before, conflicts.LARGE_KEYS = conflicts.LARGE_KEYS, large_keys
+    try:
+        for what, number, written, blind, read, whole in sequence:
+            txn_id = b"%d" % number
+            source = keys(*sorted(written)) if written else []
+            new = Footprint(
+                blind,
+                (1,) if written else (),
+                lambda source=source: source,  # type: ignore[misc]
+                keys(*sorted(read)) if read else (),
+                (1,) if whole else (),
+            )
+            if what == "add":
+                known.add(txn_id, new)
+                rule.undecided.setdefault(txn_id, (written, blind, read, whole))
+            elif what == "remove":
+                known.remove(txn_id)
+                rule.undecided.pop(txn_id, None)
+            else:
+                assert known.any_with(new) == rule.any_with(written, blind, read, whole)
+    finally:
+        conflicts.LARGE_KEYS = before

@@ -4,118 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim.world import DictStore
 from tests.support.protocol import (
     COLLECTION,
     FAR_MS,
-    Replicas,
     block,
     collection,
-    first_takeover,
     prepare,
     stage,
     takeover,
     txn,
 )
+from tests.unit.shard_core.driver import (
+    REPLICAS,
+    SNAPSHOT,
+    T,
+    Worker,
+    abort,
+    commit,
+    later,
+)
 from vector_db.common.core.messages import (
-    Abort,
     Commit,
     CreateCollection,
-    Decision,
     DecisionRecord,
     DropCollection,
-    Prepare,
     PromiseRequest,
-    SetPlacement,
-    Stage,
-    Takeover,
-    Vote,
 )
-from vector_db.common.model.ids import make_ts
 from vector_db.common.model.rows import RowBlock
-from vector_db.shard.core.participant import DECIDED_MEMORY_MS, Participant
+from vector_db.shard.core.decided import DECIDED_MEMORY_MS
 from vector_db.shard.core.parts import ChainBroken
-
-T = make_ts
-REPLICAS: Replicas = {0: ("w1",), 1: ("w1", "w2"), 2: ("w2",)}
-SNAPSHOT = T(1, 2)
-
-
-class Worker:
-    """A participant with rows in a dict, which logs everything that it takes."""
-
-    def __init__(self, begun: bool = True) -> None:
-        self.store = DictStore()
-        self.participant = Participant("w1", self.store)
-        self.lsn = 0
-        self.seq = 0
-        self.wal: list[tuple[int, int, object]] = []
-        if begun:
-            self.participant.adopt_term(1, "c1")
-            self.decide(
-                first_takeover(),
-                SetPlacement(T(1, 1), REPLICAS),
-                CreateCollection(COLLECTION, collection((0, 1, 2))),
-                prev=0,
-            )
-
-    def log(self, message: object, seq: int) -> int:
-        self.lsn += 1
-        self.wal.append((self.lsn, seq, message))
-        return self.lsn
-
-    def take(self, *messages: Prepare | Stage) -> list[Vote]:
-        """Take records of a shard log, as the shell does."""
-        votes: list[Vote] = []
-        for message in messages:
-            self.seq += 1
-            if self.participant.wants(message):
-                lsn = self.log(message, self.seq)
-                votes += self.participant.take(message, self.seq, lsn).votes
-            else:
-                self.participant.skip(message.shard, self.seq)
-        return votes
-
-    def vote(self, *messages: Prepare | Stage) -> Vote:
-        (vote,) = self.take(*messages)
-        return vote
-
-    def offer(self, *decisions: Decision, prev: int, wall_ms: int = 1_000, term: int = 1) -> None:
-        self.seq += 1
-        self.participant.offer(DecisionRecord(term, prev, wall_ms, decisions), self.seq, b"")
-
-    def apply_ready(self) -> list[Vote]:
-        votes: list[Vote] = []
-        while (ready := self.participant.next_ready()) is not None:
-            record, seq, _ = ready
-            votes += self.participant.apply(record, seq, self.log(record, seq)).votes
-        return votes
-
-    def decide(
-        self, *decisions: Decision, prev: int | None = None, wall_ms: int = 1_000, term: int = 1
-    ) -> list[Vote]:
-        """A record of `decisions` after the cursor arrives and is applied."""
-        prev = self.participant.cursor if prev is None else prev
-        self.offer(*decisions, prev=prev, wall_ms=wall_ms, term=term)
-        return self.apply_ready()
-
-    @property
-    def alive(self) -> dict[bytes, float]:
-        return {key: value for key, (_, value) in self.store.alive().items()}
-
-    def put(self, n: int, *keys: str, value: float = 1.0) -> None:
-        """Commit a blind write at (1, n)."""
-        self.take(prepare(f"put{n}", block(*keys, value=value), mode="blind"))
-        self.decide(Commit(T(1, n), txn(f"put{n}"), (0,)))
-
-
-def commit(n: int, name: str, *participants: int, term: int = 1) -> Commit:
-    return Commit(T(term, n), txn(name), participants or (0,))
-
-
-def abort(n: int, name: str, *participants: int) -> Abort:
-    return Abort(T(1, n), txn(name), participants or (0,), "conflict", "")
-
 
 # --- voting ---------------------------------------------------------------------------------------
 
@@ -264,42 +181,6 @@ def test_a_prepare_that_comes_twice_is_voted_on_once() -> None:
     assert [v.txn_id for v in worker.participant.votes_again()] == [txn("t")]
 
 
-# --- chunks ---------------------------------------------------------------------------------------
-
-CHUNKS = [stage("t", 0, block("a", "b")), stage("t", 1, block("c"))]
-WHOLE = prepare("t", block("d"), mode="blind", stages=CHUNKS)
-
-
-def test_all_chunks_and_the_prepare_are_applied_as_one() -> None:
-    worker = Worker()
-    assert worker.vote(*CHUNKS, WHOLE).yes
-    assert worker.alive == {}
-    worker.decide(commit(3, "t"))
-    assert worker.alive.keys() == {b"a", b"b", b"c", b"d"}
-
-
-@pytest.mark.parametrize("missing", [0, 1])
-def test_a_missing_chunk_is_a_no_that_may_be_tried_again(missing: int) -> None:
-    vote = Worker().vote(*(c for c in CHUNKS if c.index != missing), WHOLE)
-    assert (vote.yes, vote.reason) == (False, "conflict")
-    assert "1 of 2 chunks" in vote.detail
-
-
-def test_a_chunk_that_is_not_the_one_that_was_sent_is_a_no() -> None:
-    vote = Worker().vote(CHUNKS[0], stage("t", 1, block("x")), WHOLE)
-    assert not vote.yes
-
-
-def test_a_chunk_that_comes_twice_counts_once() -> None:
-    assert Worker().vote(CHUNKS[0], *CHUNKS, CHUNKS[1], WHOLE).yes
-
-
-def test_the_keys_of_chunks_conflict_like_the_prepares_own() -> None:
-    worker = Worker()
-    worker.take(*CHUNKS, WHOLE)
-    assert not worker.vote(prepare("u", block("b"), snapshot_ts=SNAPSHOT)).yes
-
-
 # --- what is wanted -------------------------------------------------------------------------------
 
 
@@ -335,7 +216,7 @@ def test_rows_become_visible_with_the_commit_and_not_before() -> None:
     worker.decide(commit(3, "t"))
     assert worker.store.alive() == {b"a": (T(1, 3), 7.0)}
     assert worker.participant.cursor == T(1, 3)
-    assert worker.participant.status(txn("t")).commit_ts == T(1, 3)
+    assert worker.status("t").commit_ts == T(1, 3)
 
 
 def test_an_aborted_transaction_leaves_nothing() -> None:
@@ -344,7 +225,7 @@ def test_an_aborted_transaction_leaves_nothing() -> None:
     worker.decide(abort(3, "t"))
     assert worker.alive == {}
     assert worker.participant.counts()["undecided"] == 0
-    assert worker.participant.status(txn("t")).state == "aborted"
+    assert worker.status("t").state == "aborted"
 
 
 def test_rows_are_kept_until_the_decision_whatever_was_voted() -> None:
@@ -354,24 +235,6 @@ def test_rows_are_kept_until_the_decision_whatever_was_voted() -> None:
     assert not worker.vote(prepare("t", block("a", value=2.0), snapshot_ts=SNAPSHOT)).yes
     worker.decide(commit(4, "t"))
     assert worker.alive == {b"a": 2.0}
-
-
-@pytest.mark.parametrize("arrived", [[], [CHUNKS[0]], CHUNKS, [CHUNKS[0], WHOLE]], ids=len)
-def test_a_commit_waits_for_all_of_its_rows_and_holds_back_what_follows(
-    arrived: list[Prepare | Stage],
-) -> None:
-    worker = Worker()
-    worker.take(*arrived)
-    worker.take(prepare("u", block("z"), mode="blind"))
-    worker.decide(commit(3, "t"))
-    worker.offer(commit(4, "u"), prev=T(1, 3))
-    worker.apply_ready()
-    assert (worker.participant.cursor, worker.alive) == (T(1, 2), {})
-    everything: list[Prepare | Stage] = [*CHUNKS, WHOLE]
-    worker.take(*(m for m in everything if m not in arrived))
-    worker.apply_ready()
-    assert worker.participant.cursor == T(1, 4)
-    assert worker.alive.keys() == {b"a", b"b", b"c", b"d", b"z"}
 
 
 def test_a_commit_on_shards_of_other_workers_waits_for_nothing() -> None:
@@ -430,9 +293,9 @@ def test_what_was_decided_is_remembered_past_its_deadline_and_then_forgotten() -
     worker.take(prepare("t", block("a"), mode="blind", deadline_ms=5_000))
     worker.decide(commit(3, "t"), wall_ms=2_000)
     worker.decide(abort(4, "x"), wall_ms=5_000 + DECIDED_MEMORY_MS - 1)
-    assert worker.participant.status(txn("t")).state == "committed"
+    assert worker.status("t").state == "committed"
     worker.decide(abort(5, "y"), wall_ms=5_000 + DECIDED_MEMORY_MS)
-    assert worker.participant.status(txn("t")).state == "unknown"
+    assert worker.status("t").state == "unknown"
     assert not worker.participant.wants(prepare("t", block("a"), deadline_ms=5_000))
 
 
@@ -485,88 +348,40 @@ def test_a_promise_ends_what_was_held_of_the_older_term() -> None:
 # --- takeovers ------------------------------------------------------------------------------------
 
 
-def take_over(worker: Worker, first: Takeover, *more: Decision) -> list[Vote]:
-    term = first.ts >> 36
-    worker.participant.adopt_term(term, f"c{term}")
-    return worker.decide(first, *more, prev=first.base, term=term)
-
-
-def later(
-    base: int,
-    bases: dict[int, int] | None = None,
-    after: int | None = None,
-    decisions: tuple[DecisionRecord, ...] = (),
-    term: int = 2,
-) -> Takeover:
-    return takeover(
-        term,
-        base,
-        REPLICAS,
-        bases=bases,
-        collections=(collection((0, 1, 2)),),
-        after=after,
-        decisions=decisions,
-    )
-
-
 def test_what_lies_beyond_the_base_is_undone() -> None:
     worker = Worker()
     worker.put(3, "a", value=1.0)
     worker.put(4, "a", "b", value=2.0)
-    take_over(worker, later(T(1, 3)))
+    worker.take_over(later(T(1, 3)))
     assert worker.store.alive() == {b"a": (T(1, 3), 1.0)}
     assert worker.participant.cursor == T(2, 0)
-    assert worker.participant.status(txn("put4")).state == "aborted"
-    assert worker.participant.status(txn("put3")).state == "committed"
+    assert worker.status("put4").state == "aborted"
+    assert worker.status("put3").state == "committed"
 
 
 def test_what_is_missing_below_the_base_is_applied() -> None:
     worker = Worker()
     worker.take(prepare("t", block("a"), mode="blind"))
     missed = DecisionRecord(1, T(1, 2), 1_000, (commit(3, "t"),))
-    take_over(worker, later(T(1, 3), after=T(1, 2), decisions=(missed,)))
+    worker.take_over(later(T(1, 3), after=T(1, 2), decisions=(missed,)))
     assert worker.store.alive() == {b"a": (T(1, 3), 1.0)}
-    assert worker.participant.status(txn("t")).commit_ts == T(1, 3)
+    assert worker.status("t").commit_ts == T(1, 3)
 
 
 def test_what_was_undecided_in_an_older_term_is_void() -> None:
     worker = Worker()
     worker.take(prepare("t", block("a"), snapshot_ts=SNAPSHOT), stage("u", 0, block("b")))
-    take_over(worker, later(T(1, 2)))
+    worker.take_over(later(T(1, 2)))
     assert worker.participant.counts()["undecided"] == 0
-    assert worker.participant.status(txn("t")).state == "aborted"
+    assert worker.status("t").state == "aborted"
     again = prepare("v", block("a"), term=2, snapshot_ts=T(2, 0))
     assert worker.vote(again).yes, "the void one conflicts no more"
-
-
-def test_a_history_that_an_earlier_takeover_cut_is_undone_to_there() -> None:
-    """This worker slept through term 2, which began at (1, 3)."""
-    worker = Worker()
-    worker.put(3, "a", value=1.0)
-    worker.put(4, "a", value=2.0)
-    known = later(T(2, 5), bases={2: T(1, 3)}, after=T(1, 3), term=3)
-    take_over(worker, known)
-    assert worker.store.alive() == {b"a": (T(1, 3), 1.0)}
-
-
-def test_a_placed_worker_that_is_told_too_little_asks_for_help() -> None:
-    worker = Worker()
-    with pytest.raises(ChainBroken, match="known up to"):
-        take_over(worker, later(T(1, 9), after=T(1, 5)))
-
-
-def test_a_commit_that_a_takeover_tells_and_whose_rows_are_missing_is_not_skipped() -> None:
-    worker = Worker()
-    missed = DecisionRecord(1, T(1, 2), 1_000, (commit(3, "t"),))
-    with pytest.raises(ChainBroken, match="rows of the commit"):
-        take_over(worker, later(T(1, 3), after=T(1, 2), decisions=(missed,)))
-    assert worker.participant.cursor < T(1, 3)
 
 
 def test_a_worker_that_never_knew_anything_joins_at_the_takeover() -> None:
     worker = Worker(begun=False)
     others = takeover(2, T(1, 9), {0: ("w2",)}, collections=(collection((0,)),))
-    take_over(worker, others)
+    worker.take_over(others)
     assert worker.participant.cursor == T(2, 0)
     assert [c.id for c in worker.participant.state.collections.values()] == [COLLECTION]
 
@@ -574,7 +389,7 @@ def test_a_worker_that_never_knew_anything_joins_at_the_takeover() -> None:
 def test_a_takeover_that_comes_twice_changes_nothing() -> None:
     worker = Worker()
     first = later(T(1, 2))
-    take_over(worker, first)
+    worker.take_over(first)
     worker.take(prepare("t", block("a"), term=2, mode="blind"))
     worker.decide(Commit(T(2, 1), txn("t"), (0,)), term=2)
     record = DecisionRecord(2, T(1, 2), 1_000, (first,))
@@ -605,7 +420,7 @@ def test_the_files_of_a_dropped_collection_go_once_the_drop_cannot_be_undone() -
 def test_a_drop_that_a_takeover_undid_removes_no_files() -> None:
     worker = Worker()
     worker.decide(DropCollection(T(1, 3), COLLECTION))
-    take_over(worker, later(T(1, 2)))
+    worker.take_over(later(T(1, 2)))
     assert worker.participant.stable(T(2, 0), 0) == []
     assert COLLECTION in worker.participant.state.collections
 
@@ -657,33 +472,6 @@ def test_a_checkpoint_replays_from_what_is_undecided_or_not_stable_yet() -> None
     assert saved.replay_lsn == worker.lsn + 1, "nothing is needed"
 
 
-def replayed(worker: Worker, cut: bool) -> Worker:
-    """The worker as it comes back: from its checkpoint if `cut`, else from the whole WAL."""
-    back = Worker(begun=False)
-    back.lsn, back.wal = worker.lsn, list(worker.wal)
-    from_lsn = 0
-    if cut:
-        saved = worker.participant.checkpoint(worker.lsn + 1)
-        assert saved is not None
-        from_lsn = saved.replay_lsn
-        back.participant = Participant.restore("w1", back.store, saved)
-        back.store.rows = {
-            key: kept
-            for key, versions in worker.store.rows.items()
-            if (kept := [v for v in versions if v.begin_ts <= saved.cursor])
-        }
-    else:
-        back.participant.adopt_term(1, "c1")
-    for lsn, seq, message in worker.wal:
-        if lsn < from_lsn:
-            continue
-        if isinstance(message, DecisionRecord):
-            back.participant.apply(message, seq, lsn)
-        elif isinstance(message, Prepare | Stage):
-            back.participant.take(message, seq, lsn, replaying=True)
-    return back
-
-
 @pytest.mark.parametrize("cut", [False, True], ids=["whole log", "checkpoint"])
 def test_after_a_restart_everything_is_as_it_was(cut: bool) -> None:
     worker = Worker()
@@ -695,7 +483,7 @@ def test_after_a_restart_everything_is_as_it_was(cut: bool) -> None:
     worker.put(4, "d", value=4.0)
     worker.participant.stable(T(1, 3), 0)
 
-    back = replayed(worker, cut)
+    back = worker.replayed(cut)
     again = back.participant.revote().votes
     assert back.store.rows == worker.store.rows, "every version, once"
     assert back.participant.cursor == worker.participant.cursor

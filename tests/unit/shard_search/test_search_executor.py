@@ -17,7 +17,7 @@ from vector_db.common.model.collection import Metric
 from vector_db.common.model.filters import matches, parse_filter
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32
-from vector_db.shard.core.planner import Method, Plan
+from vector_db.shard.core.planner import Method, Plan, beam
 from vector_db.shard.search import candidates as candidates_module
 from vector_db.shard.search import scan as scan_module
 from vector_db.shard.search.executor import cost, count, search
@@ -32,14 +32,17 @@ class Walk:
 
     def __init__(self, vectors: F32, metric: Metric, patience: int | None = None) -> None:
         self.vectors = vectors.astype(np.float64)
+        self.rows = len(vectors)
         self.metric = metric
         self.patience = patience
         self.calls = 0
+        self.ef = 0
 
     def search(
         self, queries: F32, k: int, live: NDArray[np.bool_] | None, ef: int
     ) -> tuple[F32, NDArray[np.int64]]:
         self.calls += 1
+        self.ef = ef
         assert ef >= k
         q = queries.astype(np.float64)
         if self.metric is Metric.EUCLIDEAN:
@@ -243,6 +246,9 @@ def test_rows_of_the_index_after_the_snapshot_are_not_hits() -> None:
     got = unpack(search([older], Metric.DOT, 8, request(queries, 5), None))
     every = np.ones(15_000, dtype=np.bool_)
     assert walk.calls > 0
+    assert walk.ef == beam(5, 0.75, Metric.DOT) > beam(5, 1.0, Metric.DOT), (
+        "a quarter is walked past"
+    )
     for hits, wanted in zip(
         got, brute_force([older], Metric.DOT, queries, 5, [every]), strict=True
     ):

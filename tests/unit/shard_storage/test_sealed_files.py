@@ -98,7 +98,7 @@ def test_a_newer_format_is_refused_as_such(
     monkeypatch.setattr(table, "FORMAT_VERSION", 2)
     write_table(disk, "newer.vdb", "segment", {}, {})
     monkeypatch.undo()
-    with pytest.raises(NewerFormat, match=r"newer\.vdb: format 2"):
+    with pytest.raises(NewerFormat, match=r"newer\.vdb: offset 4: format 2"):
         Table(disk.root, "newer.vdb", "segment")
 
 

@@ -23,6 +23,8 @@ NINE = [b"n%d" % n for n in range(9)]
 class NoIndex:
     """Stands where a built index would."""
 
+    rows = 9
+
     def search(
         self, queries: F32, k: int, live: np.ndarray[tuple[int], np.dtype[np.bool_]] | None, ef: int
     ) -> tuple[F32, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:

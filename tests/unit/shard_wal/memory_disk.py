@@ -30,6 +30,9 @@ class MemoryDisk:
     def read(self, name: str) -> bytes:
         return self.files[name]
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        return self.files[name][offset : offset + size]
+
     def write_atomic(self, name: str, parts: list[Buffer]) -> None:
         self.files[name] = self.synced[name] = b"".join(parts)
 

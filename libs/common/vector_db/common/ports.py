@@ -148,6 +148,12 @@ class Disk(Protocol):
     def read(self, name: str) -> bytes:
         """:raises FileNotFoundError: no such file."""
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        """Bytes [offset, offset + size) of a file, fewer where it ends before.
+
+        :raises FileNotFoundError: no such file.
+        """
+
     def write_atomic(self, name: str, parts: list[Buffer]) -> None:
         """Replace a file whole: temp + fsync + rename + fsync(dir).
 

@@ -14,6 +14,12 @@ class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODE_INSERT: _ClassVar[Mode]
     MODE_UPDATE: _ClassVar[Mode]
 
+class Isolation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ISOLATION_UNSPECIFIED: _ClassVar[Isolation]
+    ISOLATION_SNAPSHOT: _ClassVar[Isolation]
+    ISOLATION_SERIALIZABLE: _ClassVar[Isolation]
+
 class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     METRIC_UNSPECIFIED: _ClassVar[Metric]
@@ -24,18 +30,25 @@ MODE_UNSPECIFIED: Mode
 MODE_UPSERT: Mode
 MODE_INSERT: Mode
 MODE_UPDATE: Mode
+ISOLATION_UNSPECIFIED: Isolation
+ISOLATION_SNAPSHOT: Isolation
+ISOLATION_SERIALIZABLE: Isolation
 METRIC_UNSPECIFIED: Metric
 METRIC_COSINE: Metric
 METRIC_DOT: Metric
 METRIC_EUCLIDEAN: Metric
 
 class Consistency(_message.Message):
-    __slots__ = ("at_least", "strong")
+    __slots__ = ("at_least", "strong", "as_of", "as_of_time")
     AT_LEAST_FIELD_NUMBER: _ClassVar[int]
     STRONG_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_TIME_FIELD_NUMBER: _ClassVar[int]
     at_least: int
     strong: bool
-    def __init__(self, at_least: _Optional[int] = ..., strong: _Optional[bool] = ...) -> None: ...
+    as_of: int
+    as_of_time: str
+    def __init__(self, at_least: _Optional[int] = ..., strong: _Optional[bool] = ..., as_of: _Optional[int] = ..., as_of_time: _Optional[str] = ...) -> None: ...
 
 class Vector(_message.Message):
     __slots__ = ("id", "dimensions", "metadata", "if_version")
@@ -50,25 +63,33 @@ class Vector(_message.Message):
     def __init__(self, id: _Optional[str] = ..., dimensions: _Optional[bytes] = ..., metadata: _Optional[str] = ..., if_version: _Optional[int] = ...) -> None: ...
 
 class InsertVectorsRequest(_message.Message):
-    __slots__ = ("collection", "vectors", "mode")
+    __slots__ = ("collection", "vectors", "mode", "transaction", "idempotency_key")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     collection: str
     vectors: _containers.RepeatedCompositeFieldContainer[Vector]
     mode: Mode
-    def __init__(self, collection: _Optional[str] = ..., vectors: _Optional[_Iterable[_Union[Vector, _Mapping]]] = ..., mode: _Optional[_Union[Mode, str]] = ...) -> None: ...
+    transaction: str
+    idempotency_key: str
+    def __init__(self, collection: _Optional[str] = ..., vectors: _Optional[_Iterable[_Union[Vector, _Mapping]]] = ..., mode: _Optional[_Union[Mode, str]] = ..., transaction: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class WriteResponse(_message.Message):
-    __slots__ = ("count", "commit_ts")
+    __slots__ = ("count", "commit_ts", "replayed", "transaction")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     count: int
     commit_ts: int
-    def __init__(self, count: _Optional[int] = ..., commit_ts: _Optional[int] = ...) -> None: ...
+    replayed: bool
+    transaction: str
+    def __init__(self, count: _Optional[int] = ..., commit_ts: _Optional[int] = ..., replayed: _Optional[bool] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class QuerySimilarRequest(_message.Message):
-    __slots__ = ("collection", "vectors", "id", "k", "filter", "min_similarity", "omit_metadata", "include_dimensions", "consistency")
+    __slots__ = ("collection", "vectors", "id", "k", "filter", "min_similarity", "omit_metadata", "include_dimensions", "consistency", "transaction")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +99,7 @@ class QuerySimilarRequest(_message.Message):
     OMIT_METADATA_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     collection: str
     vectors: _containers.RepeatedScalarFieldContainer[bytes]
     id: str
@@ -87,7 +109,8 @@ class QuerySimilarRequest(_message.Message):
     omit_metadata: bool
     include_dimensions: bool
     consistency: Consistency
-    def __init__(self, collection: _Optional[str] = ..., vectors: _Optional[_Iterable[bytes]] = ..., id: _Optional[str] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., min_similarity: _Optional[float] = ..., omit_metadata: _Optional[bool] = ..., include_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ...) -> None: ...
+    transaction: str
+    def __init__(self, collection: _Optional[str] = ..., vectors: _Optional[_Iterable[bytes]] = ..., id: _Optional[str] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., min_similarity: _Optional[float] = ..., omit_metadata: _Optional[bool] = ..., include_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("id", "similarity", "distance", "metadata", "dimensions")
@@ -110,24 +133,28 @@ class Hits(_message.Message):
     def __init__(self, vectors: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ...) -> None: ...
 
 class QuerySimilarResponse(_message.Message):
-    __slots__ = ("results", "snapshot_ts")
+    __slots__ = ("results", "snapshot_ts", "transaction")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[Hits]
     snapshot_ts: int
-    def __init__(self, results: _Optional[_Iterable[_Union[Hits, _Mapping]]] = ..., snapshot_ts: _Optional[int] = ...) -> None: ...
+    transaction: str
+    def __init__(self, results: _Optional[_Iterable[_Union[Hits, _Mapping]]] = ..., snapshot_ts: _Optional[int] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("collection", "ids", "omit_dimensions", "consistency")
+    __slots__ = ("collection", "ids", "omit_dimensions", "consistency", "transaction")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     OMIT_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     collection: str
     ids: _containers.RepeatedScalarFieldContainer[str]
     omit_dimensions: bool
     consistency: Consistency
-    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., omit_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ...) -> None: ...
+    transaction: str
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., omit_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class StoredVector(_message.Message):
     __slots__ = ("id", "dimensions", "metadata", "version")
@@ -142,76 +169,98 @@ class StoredVector(_message.Message):
     def __init__(self, id: _Optional[str] = ..., dimensions: _Optional[bytes] = ..., metadata: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class GetResponse(_message.Message):
-    __slots__ = ("vectors", "snapshot_ts")
+    __slots__ = ("vectors", "snapshot_ts", "transaction")
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     vectors: _containers.RepeatedCompositeFieldContainer[StoredVector]
     snapshot_ts: int
-    def __init__(self, vectors: _Optional[_Iterable[_Union[StoredVector, _Mapping]]] = ..., snapshot_ts: _Optional[int] = ...) -> None: ...
+    transaction: str
+    def __init__(self, vectors: _Optional[_Iterable[_Union[StoredVector, _Mapping]]] = ..., snapshot_ts: _Optional[int] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("collection", "ids", "filter")
+    __slots__ = ("collection", "ids", "filter", "if_versions", "transaction", "idempotency_key")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    IF_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     collection: str
     ids: _containers.RepeatedScalarFieldContainer[str]
     filter: str
-    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., filter: _Optional[str] = ...) -> None: ...
+    if_versions: _containers.RepeatedScalarFieldContainer[int]
+    transaction: str
+    idempotency_key: str
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., filter: _Optional[str] = ..., if_versions: _Optional[_Iterable[int]] = ..., transaction: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class PatchMetadataRequest(_message.Message):
-    __slots__ = ("collection", "id", "patch")
+    __slots__ = ("collection", "id", "patch", "if_version", "transaction", "idempotency_key")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     PATCH_FIELD_NUMBER: _ClassVar[int]
+    IF_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     collection: str
     id: str
     patch: str
-    def __init__(self, collection: _Optional[str] = ..., id: _Optional[str] = ..., patch: _Optional[str] = ...) -> None: ...
+    if_version: int
+    transaction: str
+    idempotency_key: str
+    def __init__(self, collection: _Optional[str] = ..., id: _Optional[str] = ..., patch: _Optional[str] = ..., if_version: _Optional[int] = ..., transaction: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class CountRequest(_message.Message):
-    __slots__ = ("collection", "filter", "consistency")
+    __slots__ = ("collection", "filter", "consistency", "transaction")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     collection: str
     filter: str
     consistency: Consistency
-    def __init__(self, collection: _Optional[str] = ..., filter: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ...) -> None: ...
+    transaction: str
+    def __init__(self, collection: _Optional[str] = ..., filter: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class CountResponse(_message.Message):
-    __slots__ = ("count", "snapshot_ts")
+    __slots__ = ("count", "snapshot_ts", "transaction")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     count: int
     snapshot_ts: int
-    def __init__(self, count: _Optional[int] = ..., snapshot_ts: _Optional[int] = ...) -> None: ...
+    transaction: str
+    def __init__(self, count: _Optional[int] = ..., snapshot_ts: _Optional[int] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class ScrollRequest(_message.Message):
-    __slots__ = ("collection", "limit", "filter", "cursor", "omit_dimensions", "consistency")
+    __slots__ = ("collection", "limit", "filter", "cursor", "omit_dimensions", "consistency", "transaction")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     OMIT_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     collection: str
     limit: int
     filter: str
     cursor: str
     omit_dimensions: bool
     consistency: Consistency
-    def __init__(self, collection: _Optional[str] = ..., limit: _Optional[int] = ..., filter: _Optional[str] = ..., cursor: _Optional[str] = ..., omit_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ...) -> None: ...
+    transaction: str
+    def __init__(self, collection: _Optional[str] = ..., limit: _Optional[int] = ..., filter: _Optional[str] = ..., cursor: _Optional[str] = ..., omit_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class ScrollResponse(_message.Message):
-    __slots__ = ("vectors", "cursor", "snapshot_ts")
+    __slots__ = ("vectors", "cursor", "snapshot_ts", "transaction")
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     vectors: _containers.RepeatedCompositeFieldContainer[StoredVector]
     cursor: str
     snapshot_ts: int
-    def __init__(self, vectors: _Optional[_Iterable[_Union[StoredVector, _Mapping]]] = ..., cursor: _Optional[str] = ..., snapshot_ts: _Optional[int] = ...) -> None: ...
+    transaction: str
+    def __init__(self, vectors: _Optional[_Iterable[_Union[StoredVector, _Mapping]]] = ..., cursor: _Optional[str] = ..., snapshot_ts: _Optional[int] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class Operation(_message.Message):
     __slots__ = ("collection", "upsert", "delete")
@@ -223,10 +272,12 @@ class Operation(_message.Message):
         mode: Mode
         def __init__(self, vectors: _Optional[_Iterable[_Union[Vector, _Mapping]]] = ..., mode: _Optional[_Union[Mode, str]] = ...) -> None: ...
     class Delete(_message.Message):
-        __slots__ = ("ids",)
+        __slots__ = ("ids", "if_versions")
         IDS_FIELD_NUMBER: _ClassVar[int]
+        IF_VERSIONS_FIELD_NUMBER: _ClassVar[int]
         ids: _containers.RepeatedScalarFieldContainer[str]
-        def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
+        if_versions: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, ids: _Optional[_Iterable[str]] = ..., if_versions: _Optional[_Iterable[int]] = ...) -> None: ...
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     UPSERT_FIELD_NUMBER: _ClassVar[int]
     DELETE_FIELD_NUMBER: _ClassVar[int]
@@ -236,10 +287,52 @@ class Operation(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., upsert: _Optional[_Union[Operation.Upsert, _Mapping]] = ..., delete: _Optional[_Union[Operation.Delete, _Mapping]] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
-    __slots__ = ("operations",)
+    __slots__ = ("operations", "idempotency_key")
     OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     operations: _containers.RepeatedCompositeFieldContainer[Operation]
-    def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class BeginTransactionRequest(_message.Message):
+    __slots__ = ("isolation", "timeout_s")
+    ISOLATION_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    isolation: Isolation
+    timeout_s: float
+    def __init__(self, isolation: _Optional[_Union[Isolation, str]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class BeginTransactionResponse(_message.Message):
+    __slots__ = ("id", "transaction", "isolation", "snapshot_ts", "expires_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    transaction: str
+    isolation: Isolation
+    snapshot_ts: int
+    expires_ms: int
+    def __init__(self, id: _Optional[str] = ..., transaction: _Optional[str] = ..., isolation: _Optional[_Union[Isolation, str]] = ..., snapshot_ts: _Optional[int] = ..., expires_ms: _Optional[int] = ...) -> None: ...
+
+class CommitTransactionRequest(_message.Message):
+    __slots__ = ("transaction", "idempotency_key")
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    transaction: str
+    idempotency_key: str
+    def __init__(self, transaction: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class AbortTransactionRequest(_message.Message):
+    __slots__ = ("transaction",)
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    transaction: str
+    def __init__(self, transaction: _Optional[str] = ...) -> None: ...
+
+class AbortTransactionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class GetTransactionRequest(_message.Message):
     __slots__ = ("id",)

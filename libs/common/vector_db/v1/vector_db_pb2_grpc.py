@@ -74,6 +74,21 @@ class VectorDBStub:
                 request_serializer=vector__db_dot_v1_dot_vector__db__pb2.CommitRequest.SerializeToString,
                 response_deserializer=vector__db_dot_v1_dot_vector__db__pb2.WriteResponse.FromString,
                 _registered_method=True)
+        self.BeginTransaction = channel.unary_unary(
+                '/vector_db.v1.VectorDB/BeginTransaction',
+                request_serializer=vector__db_dot_v1_dot_vector__db__pb2.BeginTransactionRequest.SerializeToString,
+                response_deserializer=vector__db_dot_v1_dot_vector__db__pb2.BeginTransactionResponse.FromString,
+                _registered_method=True)
+        self.CommitTransaction = channel.unary_unary(
+                '/vector_db.v1.VectorDB/CommitTransaction',
+                request_serializer=vector__db_dot_v1_dot_vector__db__pb2.CommitTransactionRequest.SerializeToString,
+                response_deserializer=vector__db_dot_v1_dot_vector__db__pb2.WriteResponse.FromString,
+                _registered_method=True)
+        self.AbortTransaction = channel.unary_unary(
+                '/vector_db.v1.VectorDB/AbortTransaction',
+                request_serializer=vector__db_dot_v1_dot_vector__db__pb2.AbortTransactionRequest.SerializeToString,
+                response_deserializer=vector__db_dot_v1_dot_vector__db__pb2.AbortTransactionResponse.FromString,
+                _registered_method=True)
         self.GetTransaction = channel.unary_unary(
                 '/vector_db.v1.VectorDB/GetTransaction',
                 request_serializer=vector__db_dot_v1_dot_vector__db__pb2.GetTransactionRequest.SerializeToString,
@@ -160,6 +175,27 @@ class VectorDBServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BeginTransaction(self, request, context):
+        """Begins a transaction at the newest stable snapshot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitTransaction(self, request, context):
+        """Commits an open transaction; `count` is the rows that it staged. Again answers the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortTransaction(self, request, context):
+        """Forgets an open transaction; again is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTransaction(self, request, context):
         """What became of a transaction whose outcome was not known when its call was answered.
         """
@@ -233,6 +269,21 @@ def add_VectorDBServicer_to_server(servicer, server):
                     servicer.Commit,
                     request_deserializer=vector__db_dot_v1_dot_vector__db__pb2.CommitRequest.FromString,
                     response_serializer=vector__db_dot_v1_dot_vector__db__pb2.WriteResponse.SerializeToString,
+            ),
+            'BeginTransaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginTransaction,
+                    request_deserializer=vector__db_dot_v1_dot_vector__db__pb2.BeginTransactionRequest.FromString,
+                    response_serializer=vector__db_dot_v1_dot_vector__db__pb2.BeginTransactionResponse.SerializeToString,
+            ),
+            'CommitTransaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitTransaction,
+                    request_deserializer=vector__db_dot_v1_dot_vector__db__pb2.CommitTransactionRequest.FromString,
+                    response_serializer=vector__db_dot_v1_dot_vector__db__pb2.WriteResponse.SerializeToString,
+            ),
+            'AbortTransaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortTransaction,
+                    request_deserializer=vector__db_dot_v1_dot_vector__db__pb2.AbortTransactionRequest.FromString,
+                    response_serializer=vector__db_dot_v1_dot_vector__db__pb2.AbortTransactionResponse.SerializeToString,
             ),
             'GetTransaction': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTransaction,
@@ -476,6 +527,87 @@ class VectorDB:
             '/vector_db.v1.VectorDB/Commit',
             vector__db_dot_v1_dot_vector__db__pb2.CommitRequest.SerializeToString,
             vector__db_dot_v1_dot_vector__db__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginTransaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vector_db.v1.VectorDB/BeginTransaction',
+            vector__db_dot_v1_dot_vector__db__pb2.BeginTransactionRequest.SerializeToString,
+            vector__db_dot_v1_dot_vector__db__pb2.BeginTransactionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitTransaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vector_db.v1.VectorDB/CommitTransaction',
+            vector__db_dot_v1_dot_vector__db__pb2.CommitTransactionRequest.SerializeToString,
+            vector__db_dot_v1_dot_vector__db__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortTransaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vector_db.v1.VectorDB/AbortTransaction',
+            vector__db_dot_v1_dot_vector__db__pb2.AbortTransactionRequest.SerializeToString,
+            vector__db_dot_v1_dot_vector__db__pb2.AbortTransactionResponse.FromString,
             options,
             channel_credentials,
             insecure,

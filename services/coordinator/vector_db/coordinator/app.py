@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import uuid
 from typing import Any
 
 import structlog
@@ -39,7 +37,7 @@ from vector_db.common.ports import BusTimeout, BusUnavailable, Subscription
 from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
 from vector_db.coordinator.core.sequencer import Sequencer
-from vector_db.coordinator.core.takeover import ClusterMismatch, Survey
+from vector_db.coordinator.core.takeover import ClusterMismatch, HistoryLost, Survey
 from vector_db.coordinator.requests import Requests
 from vector_db.coordinator.term import Term, TermLost
 
@@ -62,7 +60,7 @@ class Coordinator:
         self._bus = runtime.bus
         self._clock = runtime.clock
         self._shard_count = config.sharding.shard_count
-        self._id = uuid.uuid4().hex
+        self._id = runtime.random.randbytes(16).hex()
         self._log = structlog.get_logger("vector_db.coordinator").bind(coordinator=self._id)
         self._subscriptions: list[Subscription] = []
         self._members: dict[str, tuple[float, Member]] = {}
@@ -74,6 +72,7 @@ class Coordinator:
         self._fresh_since_s: float | None = None
         self._old_logs = False
         self._cluster_id = ""
+        self._stable_ts = 0
         self._heard_beat_s = self._clock.monotonic_s()
         self._leading = asyncio.Event()
         self._waits_for = "the first survey"
@@ -150,6 +149,7 @@ class Coordinator:
                 return
             self._heard_beat_s = self._clock.monotonic_s()
             self._see_term(message.term)
+            self._stable_ts = max(self._stable_ts, message.stable_ts)
             self._cluster_id = self._cluster_id or message.cluster_id
 
     def _on_member(self, message: AnyMessage) -> None:
@@ -157,6 +157,7 @@ class Coordinator:
             if self._is_foreign(message.cluster_id, f"shard worker {message.worker}"):
                 return
             self._members[message.worker] = (self._clock.monotonic_s(), message)
+            self._cluster_id = self._cluster_id or message.cluster_id
             self._see_term(message.term)
 
     async def _on_promise(self, message: AnyMessage) -> AnyMessage:
@@ -226,7 +227,7 @@ class Coordinator:
                 self._log.error("no new term yet", error=str(error))
                 await asyncio.sleep(COMPLAINT_S)
             # Two candidates that start together must not follow each other's steps for ever.
-            jitter_s = 0.0 if self._runtime.sole else random.random() * BEAT_TIMEOUT_S
+            jitter_s = 0.0 if self._runtime.sole else self._runtime.random.random() * BEAT_TIMEOUT_S
             await self._standby(SURVEY_REPEAT_S + jitter_s)
 
     async def _standby(self, quiet_s: float) -> None:
@@ -235,7 +236,8 @@ class Coordinator:
         while True:
             now = self._clock.monotonic_s()
             heard = self._heard_beat_s > started
-            limit_s = BEAT_TIMEOUT_S * (1 + random.random() / 2) if heard else quiet_s
+            jitter = self._runtime.random.random()
+            limit_s = BEAT_TIMEOUT_S * (1 + jitter / 2) if heard else quiet_s
             since = self._heard_beat_s if heard else started
             if now - since >= limit_s:
                 return
@@ -250,12 +252,18 @@ class Coordinator:
         term = self._highest_term + 1
         self._highest_term = term
         survey = self._survey = Survey(term, self._cluster_id)
-        complained = self._clock.monotonic_s()
+        # The grace is this survey's own: who promised an earlier term may know a cluster by now.
+        self._fresh_since_s = None
+        complained = asked = self._clock.monotonic_s()
+        asked -= SURVEY_REPEAT_S
         try:
             while True:
-                request = PromiseRequest(term, self._id, self._cluster_id)
                 self._survey_changed.clear()
-                await self._bus.publish(promises(), request)
+                # At a pace of its own: asking at every promise would make promises without end.
+                if self._clock.monotonic_s() - asked >= SURVEY_REPEAT_S:
+                    request = PromiseRequest(term, self._id, self._cluster_id)
+                    await self._bus.publish(promises(), request)
+                    asked = self._clock.monotonic_s()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._survey_changed.wait(), SURVEY_REPEAT_S)
                 if survey.refused_term or self._highest_term > term:
@@ -282,13 +290,17 @@ class Coordinator:
         """The first decision of the term, or None while something is missing (`_waits_for`)."""
         if survey.complete():
             try:
-                return survey.takeover()
-            except ValueError as error:
-                self._waits_for = f"a worker that is not behind what is known: {error}"
+                return survey.takeover(self._stable_ts)
+            except HistoryLost as lost:
+                self._waits_for = f"shard workers that lost nothing: {lost}"
                 return None
         if not survey.is_fresh():
             self._waits_for = (
-                f"a majority of shards {survey.missing()}" if survey.workers else "shard workers"
+                f"a majority of shards {survey.missing()}"
+                if survey.missing()
+                else "a majority of the shard workers that the cluster began with"
+                if survey.lacks_founders()
+                else "shard workers"
             )
             return None
         now_s = self._clock.monotonic_s()
@@ -302,13 +314,15 @@ class Coordinator:
                 "empty workers answer; to begin anew, remove the broker's VDB_* streams)"
             )
             return None
-        return survey.bootstrap(uuid.uuid4().hex)
+        return survey.bootstrap(self._runtime.random.randbytes(16).hex())
 
     async def _begin(self, survey: Survey, takeover: Takeover) -> Sequencer:
         """Make the term's logs and its sequencer."""
         wall_ms = max(self._clock.wall_ms(), survey.wall_ms())
         self._wall_base = (wall_ms, self._clock.monotonic_s())
-        self._cluster_id = takeover.cluster_id
+        if not survey.is_fresh():
+            # The id of a new cluster counts once a worker has it: another candidate may be first.
+            self._cluster_id = takeover.cluster_id
         await self._bus.create_log(decision_log(survey.term))
         for shard in takeover.replicas:
             await self._bus.create_log(shard_log(survey.term, shard))
@@ -326,6 +340,7 @@ class Coordinator:
         try:
             await term.lead()
         finally:
+            self._stable_ts = max(self._stable_ts, sequencer_.stable_ts)
             self._term = None
             self._g_term.set(0)
             await serving.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from vector_db.common.core.domain import majority
 from vector_db.common.core.messages import (
+    AbortRequest,
     AnyMessage,
     CatalogReply,
     CatalogRequest,
@@ -29,7 +30,7 @@ from vector_db.common.model.errors import (
     Unavailable,
     VectorDBError,
 )
-from vector_db.common.model.ids import validate_collection_name
+from vector_db.common.model.ids import IDEMPOTENCY_COLLECTION, validate_collection_name
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
 from vector_db.coordinator.term import CATALOG_TIMEOUT_S, ShardChoice, Term
 
@@ -66,6 +67,8 @@ class Requests:
                 return self._catalog()
             case TxnStatusRequest():
                 return self._term.status(message)
+            case AbortRequest():
+                return self._term.abort(message)
             case StrongRequest():
                 return await self._strong()
             case _:
@@ -84,7 +87,8 @@ class Requests:
         )
 
     async def _create(self, asked: CreateCollectionRequest) -> None:
-        validate_collection_name(asked.name)
+        if asked.name != IDEMPOTENCY_COLLECTION:
+            validate_collection_name(asked.name)
         try:
             await self._term.create(
                 asked.name, asked.dimension, Metric(asked.metric), lambda: self._choose(asked)

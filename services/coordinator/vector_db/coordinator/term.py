@@ -14,6 +14,7 @@ import structlog
 
 from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
+    AbortRequest,
     Beat,
     Durable,
     NeedTakeover,
@@ -94,6 +95,17 @@ class Term:
         """What this term knows of a transaction."""
         return self.sequencer.status(asked.txn_id, asked.term, asked.deadline_ms, self._wall_ms())
 
+    def abort(self, asked: AbortRequest) -> TxnStatus:
+        """Abort a transaction for its client unless it is decided; what it is now."""
+        if asked.term != self.sequencer.term:
+            # Whatever an older term left undecided is void, and what it decided the workers know.
+            return TxnStatus("unknown")
+        status, effects = self.sequencer.abort(
+            asked.txn_id, asked.participants, asked.deadline_ms, self._wall_ms()
+        )
+        self._carry_out(effects)
+        return status
+
     def lose(self, reason: str) -> None:
         """End the term."""
         if not self._lost.done():
@@ -109,7 +121,10 @@ class Term:
         async with self._catalog_lock:
             shards, replicas = choose()
             for shard in replicas.keys() - self.state.replicas.keys():
-                await self._bus.create_log(shard_log(self.sequencer.term, shard))
+                try:
+                    await self._bus.create_log(shard_log(self.sequencer.term, shard))
+                except (BusTimeout, BusUnavailable) as error:
+                    raise Unavailable("the broker does not answer, nothing was created") from error
             token, future = self._expect_reply()
             self._carry_out(
                 self.sequencer.create_collection(name, dimension, metric, shards, replicas, token)
@@ -185,9 +200,10 @@ class Term:
             cluster_id=sequencer.cluster_id,
             stable_ts=sequencer.stable_ts,
             catalog_ts=sequencer.state.catalog_ts,
-            wall_ms=self._wall_ms(),
+            wall_ms=sequencer.wall_now(self._wall_ms()),
             floor_ts=sequencer.floor_ts(),
             outcomes=told,
+            last_ts=sequencer.last_ts,
         )
 
     async def lead(self) -> None:

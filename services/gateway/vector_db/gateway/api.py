@@ -10,6 +10,9 @@ from vector_db.gateway.core.requests import (
     CollectionStats,
     Consistency,
     Delete,
+    Idempotency,
+    Isolation,
+    OpenTransaction,
     Page,
     Query,
     QueryResult,
@@ -19,27 +22,18 @@ from vector_db.gateway.core.requests import (
 )
 
 
-class DatabaseApi(Protocol):
-    """All calls raise `VectorDBError` subclasses only; NotFound for an unknown collection."""
+class RowsApi(Protocol):
+    """Reads and writes of rows: each on its own, or all of one open transaction.
 
-    async def create_collection(
-        self, name: str, dimension: int, metric: str, shards: int = 0, if_absent: bool = False
-    ) -> Collection:
-        """`shards` 0: one per active worker.
+    In a transaction writes are staged (`WriteResult.commit_ts` 0) and visible to its own reads
+    only; reads are of its snapshot, so a `Consistency` other than the default is InvalidArgument,
+    and so is an idempotency key, which goes with the commit. All calls raise `VectorDBError`
+    subclasses only; NotFound for an unknown collection.
+    """
 
-        :raises AlreadyExists: the name is taken (unless `if_absent`; then the one that exists).
-        """
-
-    async def drop_collection(self, name: str) -> int:
-        """The commit_ts of the drop."""
-
-    async def collections(self) -> list[Collection]: ...
-
-    async def collection(self, name: str) -> Collection: ...
-
-    async def stats(self, name: str) -> CollectionStats: ...
-
-    async def write(self, operations: Sequence[Upsert | Delete]) -> WriteResult:
+    async def write(
+        self, operations: Sequence[Upsert | Delete], idempotency: Idempotency | None = None
+    ) -> WriteResult:
         """One atomic write over any collections and shards; validated whole before publishing.
 
         :raises AlreadyExists: mode ``insert`` and an id exists.
@@ -47,15 +41,26 @@ class DatabaseApi(Protocol):
         :raises PreconditionFailed: `if_version` did not hold.
         :raises Conflict: lost against another transaction, retries included.
         :raises OutcomeUnknown: sent, and its outcome is not known.
+        :raises IdempotencyMismatch: the key came with another request before.
         """
 
-    async def delete_where(self, collection: str, filter: dict[str, Any]) -> WriteResult:
+    async def delete_where(
+        self, collection: str, filter: dict[str, Any], idempotency: Idempotency | None = None
+    ) -> WriteResult:
         """Delete every row that the filter matches, in one transaction."""
 
     async def patch_metadata(
-        self, collection: str, row_id: bytes, patch: dict[str, Any]
+        self,
+        collection: str,
+        row_id: bytes,
+        patch: dict[str, Any],
+        if_version: int | None = None,
+        idempotency: Idempotency | None = None,
     ) -> WriteResult:
-        """Merge `patch` into the row's metadata (RFC 7396: null removes); the vector stays."""
+        """Merge `patch` into the row's metadata (RFC 7396: null removes); the vector stays.
+
+        :raises PreconditionFailed: the row has another version than `if_version`.
+        """
 
     async def query(self, query: Query) -> QueryResult: ...
 
@@ -82,6 +87,69 @@ class DatabaseApi(Protocol):
         consistency: Consistency,
         include_vectors: bool = True,
     ) -> Page: ...
+
+
+class TransactionApi(RowsApi, Protocol):
+    """One open transaction, for the length of one request; `token` goes with the next one."""
+
+    @property
+    def txn_id(self) -> str: ...
+
+    @property
+    def token(self) -> str:
+        """The token as of now; it changes with writes, and with reads of a serializable one."""
+
+    async def commit(self, idempotency: Idempotency | None = None) -> WriteResult:
+        """Make everything that was staged visible at once; `count` is the number of rows staged.
+
+        Committing again what is committed answers the same. A transaction that wrote nothing has
+        its snapshot as `commit_ts`.
+
+        :raises Conflict: lost against another transaction: begin again.
+        :raises OutcomeUnknown: sent, and its outcome is not known.
+        """
+
+    async def abort(self) -> None:
+        """Forget everything that was staged; again is no error.
+
+        :raises AlreadyCommitted: it is committed.
+        """
+
+
+class DatabaseApi(RowsApi, Protocol):
+    """All calls raise `VectorDBError` subclasses only; NotFound for an unknown collection."""
+
+    async def create_collection(
+        self, name: str, dimension: int, metric: str, shards: int = 0, if_absent: bool = False
+    ) -> Collection:
+        """`shards` 0: one per active worker.
+
+        :raises AlreadyExists: the name is taken (unless `if_absent`; then the one that exists).
+        """
+
+    async def drop_collection(self, name: str) -> int:
+        """The commit_ts of the drop."""
+
+    async def collections(self) -> list[Collection]: ...
+
+    async def collection(self, name: str) -> Collection: ...
+
+    async def stats(self, name: str) -> CollectionStats: ...
+
+    async def begin(self, isolation: Isolation, timeout_s: float | None = None) -> OpenTransaction:
+        """Begin a transaction at the newest stable snapshot; None: the configured timeout.
+
+        :raises InvalidArgument: a timeout that is not within its limits.
+        """
+
+    def resume(self, token: str) -> TransactionApi:
+        """The open transaction that `token` stands for, whichever gateway gave it.
+
+        Whether it is over is told by its calls, since a commit may be asked for again: one that
+        was open too long raises TransactionExpired, one of an older term Conflict.
+
+        :raises InvalidArgument: not a token of this cluster.
+        """
 
     async def transaction_status(self, txn_id: str) -> dict[str, Any]:
         """``{"state": committed | aborted | pending | unknown, "commit_ts"?, "reason"?}``."""

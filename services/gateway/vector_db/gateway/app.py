@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any
 
 from vector_db.common.model.errors import StartupError, Unavailable
@@ -30,12 +29,22 @@ class GatewayService:
     def __init__(self, runtime: Runtime, config: Config) -> None:
         self._config = config
         limits = config.limits_value()
-        self._transactions = Transactions(runtime.bus, uuid.uuid4().hex)
+        self._transactions = Transactions(
+            runtime.bus, runtime.random.randbytes(16).hex(), runtime.random
+        )
         self._view = ClusterView(runtime.bus, runtime.clock, self._transactions.on_outcome)
         reader = Reader(runtime.bus, self._view)
         database = Database(
-            self._view, self._transactions, reader, limits, config.performance.batch_size
+            runtime.bus,
+            self._view,
+            self._transactions,
+            reader,
+            limits,
+            config.performance.batch_size,
+            config.transactions,
+            runtime.random,
         )
+        self._idempotent = database.idempotent
         server = config.server
         key = server.api_key.get_secret_value() if server.api_key and server.auth_required else None
         meters = GatewayMetrics(runtime.metrics)
@@ -66,7 +75,13 @@ class GatewayService:
         self.grpc_port = await self._grpc.start(host, self._config.server.grpc_port)
 
     async def run(self) -> None:
-        """Until cancelled: let gRPC's health service say what `/readyz` says."""
+        """Until cancelled: tell gRPC's health service, and sweep expired idempotency keys."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tell_health(), name="gateway.health")
+            tasks.create_task(self._idempotent.run_sweeps(), name="gateway.sweeps")
+
+    async def _tell_health(self) -> None:
+        """gRPC's health service says what `/readyz` says."""
         serving = True
         while True:
             if self._view.ready() != serving:

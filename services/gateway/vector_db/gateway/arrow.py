@@ -1,9 +1,10 @@
 """Batches of rows as Arrow IPC streams, decoded as columns.
 
 Columns: ``id`` (string), ``vector`` (fixed-size or variable list of float16, 32 or 64) and, if
-given, ``metadata`` (string of JSON, nullable). Owns the invariant that bytes from outside never
-reach NumPy unchecked: the schema is looked at before any batch, what compressed buffers claim to
-become is bounded before Arrow allocates it, and Arrow validates every offset before it is used.
+given, ``metadata`` (string of JSON, nullable) and ``if_version`` (int64). Owns the invariant that
+bytes from outside never reach NumPy unchecked: the schema is looked at before any batch, what
+compressed buffers claim to become is bounded before Arrow allocates it, and Arrow validates every
+offset before it is used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from vector_db.common.model.errors import InvalidArgument
 from vector_db.common.model.limits import Limits
-from vector_db.common.model.rows import F32
+from vector_db.common.model.rows import F32, I64
 from vector_db.gateway.arrow_bounds import check_expansion
 from vector_db.gateway.core.requests import RowsIn
 from vector_db.gateway.core.rows import (
@@ -26,13 +27,16 @@ from vector_db.gateway.core.rows import (
     check_row_count,
     compact_metadata,
 )
+from vector_db.gateway.core.times import TS_MAX
 
 _WHERE = "rows"
-_COLUMNS = frozenset(("id", "vector", "metadata"))
+_COLUMNS = frozenset(("id", "vector", "metadata", "if_version"))
 
 
-def decode_arrow(body: bytes, limits: Limits) -> RowsIn:
-    """The rows of an Arrow IPC stream; record batches follow one another.
+def decode_arrow(body: bytes, limits: Limits) -> tuple[RowsIn, I64 | None]:
+    """The rows of an Arrow IPC stream, and int64[n], the version that each must have, if given.
+
+    Record batches follow one another.
 
     NaN, infinite and overflown values stay in `vectors` as such: `validate_rows` names them.
 
@@ -50,6 +54,7 @@ def decode_arrow(body: bytes, limits: Limits) -> RowsIn:
     ids: list[bytes] = []
     vectors: list[F32] = []
     texts: list[str | None] = []
+    versions: list[I64] = []
     for batch in table.to_batches():
         if batch.num_rows == 0:
             continue
@@ -63,9 +68,12 @@ def decode_arrow(body: bytes, limits: Limits) -> RowsIn:
             )
         if "metadata" in batch.schema.names:
             texts += batch.column("metadata").to_pylist()
+        if "if_version" in batch.schema.names:
+            versions.append(_versions(batch.column("if_version"), first))
     check_distinct(ids, _WHERE, ".id")
     metadata = compact_metadata(texts, limits, _WHERE) if texts else None
-    return RowsIn(ids, vectors[0] if len(vectors) == 1 else np.concatenate(vectors), metadata)
+    rows = RowsIn(ids, vectors[0] if len(vectors) == 1 else np.concatenate(vectors), metadata)
+    return rows, np.concatenate(versions) if versions else None
 
 
 def _read(body: bytes, limits: Limits) -> Any:
@@ -86,7 +94,9 @@ def _check_schema(schema: Any) -> None:
     names = list(schema.names)
     for name in names:
         if name not in _COLUMNS:
-            raise InvalidArgument(f"column {name!r} is unknown; there are id, vector and metadata")
+            raise InvalidArgument(
+                f"column {name!r} is unknown; there are id, vector, metadata and if_version"
+            )
         if names.count(name) > 1:
             raise InvalidArgument(f"column {name!r} is given twice")
     for name in ("id", "vector"):
@@ -96,6 +106,9 @@ def _check_schema(schema: Any) -> None:
         kind = schema.field(name).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise InvalidArgument(f"column {name!r} must be a string column, not {kind}")
+    if "if_version" in names and not pa.types.is_int64(schema.field("if_version").type):
+        kind = schema.field("if_version").type
+        raise InvalidArgument(f"column 'if_version' must be an int64 column, not {kind}")
     kind = schema.field("vector").type
     is_list = (
         pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
@@ -136,6 +149,21 @@ def _vectors(column: Any, limits: Limits, first: int) -> F32:
     # A signalling NaN would warn too.
     with np.errstate(over="ignore", invalid="ignore"):
         return numbers.astype(np.float32, copy=False).reshape(n, dimension)
+
+
+def _versions(column: Any, first: int) -> I64:
+    """int64[rows] of one batch."""
+    if column.null_count:
+        row = first + _first_null(column)
+        raise InvalidArgument(f"{_WHERE}[{row}].if_version: every row of a write has one, or none")
+    versions: I64 = column.to_numpy(zero_copy_only=True)
+    bad = (versions < 0) | (versions > TS_MAX)
+    if bad.any():
+        row = first + int(np.argmax(bad))
+        raise InvalidArgument(
+            f"{_WHERE}[{row}].if_version: must be a version, an integer from 0 to {TS_MAX}"
+        )
+    return versions
 
 
 def _common_length(column: Any, first: int) -> int:

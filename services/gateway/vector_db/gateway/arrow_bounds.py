@@ -19,7 +19,7 @@ _SCHEMA, _RECORD_BATCH = 1, 3
 _MESSAGE_HEADER_TYPE, _MESSAGE_HEADER, _MESSAGE_BODY_LENGTH = 1, 2, 3
 _BATCH_BUFFERS, _BATCH_COMPRESSION = 2, 3
 _BUFFERS_MAX = 16
-"""More than the three columns that are understood could have."""
+"""More than the four columns that are understood could have."""
 
 
 def check_expansion(body: bytes, limits: Limits) -> None:

@@ -39,6 +39,8 @@ from vector_db.gateway.core.requests import Consistency
 REQUEST_TIMEOUT_S = 12.0
 STABLE_TIMEOUT_S = 5.0
 MEMBER_TIMEOUT_S = 3.0
+HIDDEN_PREFIX = "_"
+"""Clients' names cannot begin so, and see nothing of what does."""
 QUIET_S = 2.0
 """Without a beat for so long the gateway says that it is not ready."""
 
@@ -52,11 +54,14 @@ class ClusterView:
         self._on_outcome = on_outcome
         self._log = structlog.get_logger("vector_db.gateway")
         self.term = 0
+        self.cluster_id = ""
         self.stable_ts = 0
         self.catalog_ts = 0
         self.replicas: dict[int, tuple[str, ...]] = {}
         self.reply: CatalogReply | None = None
         self._by_name: dict[str, Collection] = {}
+        self._hidden: dict[str, Collection] = {}
+        self._by_id: dict[int, Collection] = {}
         self._announced_catalog_ts = 0
         self._wall = (0, 0.0)
         self._heard_s = float("-inf")
@@ -93,16 +98,21 @@ class ClusterView:
         if isinstance(message, Member):
             self._members[message.worker] = self._clock.monotonic_s()
 
+    def is_silent(self, worker_id: str) -> bool:
+        """Whether a worker that was heard before is not heard any more."""
+        heard_s = self._members.get(worker_id)
+        now_s = self._clock.monotonic_s()
+        return heard_s is not None and heard_s < now_s - MEMBER_TIMEOUT_S
+
     def silent_shards(self, shards: Iterable[int]) -> list[int]:
         """Those of `shards` of which no majority of replicas was heard lately.
 
         A worker that was never heard from here has its first heartbeats still to come.
         """
-        limit_s = self._clock.monotonic_s() - MEMBER_TIMEOUT_S
         silent = []
         for shard in shards:
             replicas = self.replicas.get(shard, ())
-            heard = sum(self._members.get(w, limit_s) >= limit_s for w in replicas)
+            heard = sum(not self.is_silent(w) for w in replicas)
             if heard < majority(len(replicas)):
                 silent.append(shard)
         return silent
@@ -116,6 +126,20 @@ class ClusterView:
             await asyncio.wait_for(self._beaten.wait(), timeout_s)
         return self.ready()
 
+    async def wait_term(self, term: int, timeout_s: float) -> None:
+        """Until a beat of this term or a later one is heard.
+
+        :raises Unavailable: none is within `timeout_s`.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while self.term < term:
+            self._beaten.clear()
+            try:
+                await asyncio.wait_for(self._beaten.wait(), until - loop.time())
+            except TimeoutError:
+                raise Unavailable(f"the coordinator of term {term} is not heard yet") from None
+
     def wall_ms(self) -> int:
         """The sequencer's wall time, as well as it can be told from here."""
         wall_ms, heard_s = self._wall
@@ -125,10 +149,16 @@ class ClusterView:
         """Take a beat, with the outcomes that it carries."""
         if not isinstance(message, Beat) or message.term < self.term:
             return
+        if self.cluster_id and message.cluster_id != self.cluster_id:
+            self._log.error("ignored a coordinator of another cluster", cluster=message.cluster_id)
+            return
         now = self._clock.monotonic_s()
         self._heard_s = now
         self._beaten.set()
         self._wall = (message.wall_ms, now)
+        if message.stable_ts:
+            # Before, it may be the attempt of a candidate that loses.
+            self.cluster_id = message.cluster_id
         new_term = message.term > self.term
         if new_term:
             self.term = message.term
@@ -210,7 +240,10 @@ class ClusterView:
         self.catalog_ts = reply.catalog_ts
         if reply.term >= self.term:
             self._announced_catalog_ts = reply.catalog_ts
-        self._by_name = {c.name: c for c in reply.collections}
+        self._by_id = {c.id: c for c in reply.collections}
+        hidden = {c.name: c for c in reply.collections if c.name.startswith(HIDDEN_PREFIX)}
+        self._by_name = {c.name: c for c in reply.collections if c.name not in hidden}
+        self._hidden = hidden
         self.replicas = reply.replicas
 
     async def refresh(self) -> None:
@@ -233,13 +266,23 @@ class ClusterView:
             self._log.warning("the catalog is not fetched, the next beat asks", error=str(error))
 
     def collections(self) -> list[Collection]:
-        """All collections, by name."""
+        """All collections but the hidden ones, by name."""
         return [self._by_name[name] for name in sorted(self._by_name)]
+
+    def collection_by_id(self, collection_id: int) -> Collection | None:
+        """A collection of the catalog that is here."""
+        return self._by_id.get(collection_id)
+
+    async def hidden(self, name: str) -> Collection | None:
+        """The hidden collection of that name; asks the sequencer before it says None."""
+        if name not in self._hidden or self._announced_catalog_ts != self.catalog_ts:
+            await self.refresh()
+        return self._hidden.get(name)
 
     async def collection(self, name: str) -> Collection:
         """The collection of that name; asks the sequencer before it says that there is none.
 
-        :raises NotFound: there is none.
+        :raises NotFound: there is none, or it is hidden.
         """
         found = self._by_name.get(name)
         if found is None or self._announced_catalog_ts != self.catalog_ts:

@@ -2,78 +2,88 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
-import orjson
 
-from vector_db.common.core.messages import (
-    CreateCollectionRequest,
-    DropCollectionRequest,
-    RowsReply,
-)
+from vector_db.common.core.messages import CreateCollectionRequest, DropCollectionRequest
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import (
     Conflict,
     InvalidArgument,
     NotFound,
     PreconditionFailed,
+    Unavailable,
 )
+from vector_db.common.model.ids import txn_deadline_ms, txn_term, validate_collection_name
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import RowBlock
-from vector_db.gateway.cluster import ClusterView
-from vector_db.gateway.coalesce import Shape
-from vector_db.gateway.core.cursor import Cursor, decode_cursor, encode_cursor, filter_hash
+from vector_db.common.ports import Bus
+from vector_db.common.service.config import TransactionsConfig
+from vector_db.gateway.cluster import HIDDEN_PREFIX, ClusterView
+from vector_db.gateway.core.operations import Operations
 from vector_db.gateway.core.partition import ShardPart, block_of, partition
 from vector_db.gateway.core.requests import (
     CollectionStats,
     Consistency,
     Delete,
-    Hits,
-    Page,
-    Query,
-    QueryResult,
-    Rows,
-    RowsIn,
+    Idempotency,
+    Isolation,
+    OpenTransaction,
     Upsert,
     WriteResult,
 )
-from vector_db.gateway.core.rows import (
-    check_distinct,
-    check_metadata_size,
-    validate_queries,
-    validate_rows,
-)
+from vector_db.gateway.core.token import Token, decode_token, encode_token, signing_key
+from vector_db.gateway.idempotency import IdempotentWrites, Planned
+from vector_db.gateway.open_transaction import ResumedTransaction
 from vector_db.gateway.reads import Reader
-from vector_db.gateway.transactions import Transactions
+from vector_db.gateway.row_reads import SnapshotReads
+from vector_db.gateway.settlement import Settlement
+from vector_db.gateway.snapshots import Snapshots
+from vector_db.gateway.staging import Stager
+from vector_db.gateway.transactions import HEARD_TIMEOUT_S, Transactions
 
 PATCH_RETRIES_MAX = 8
+STATUS_STABLE_TIMEOUT_S = 1.0
 
 
-class Database:
+class Database(SnapshotReads):
     """One gateway's `DatabaseApi`."""
 
     def __init__(
         self,
+        bus: Bus,
         view: ClusterView,
         transactions: Transactions,
         reader: Reader,
         limits: Limits,
         walk_rows: int,
+        config: TransactionsConfig,
+        random: Random,
     ) -> None:
         """`walk_rows`: rows that are read at a time when a whole collection is walked."""
-        self._view = view
+        super().__init__(view, reader, limits, walk_rows)
         self._transactions = transactions
-        self._reader = reader
-        self._limits = limits
-        self._walk_rows = walk_rows
+        self._snapshots = Snapshots(bus, view)
+        self._stager = Stager(bus, view, transactions)
+        self._settlement = Settlement(bus, view, transactions)
+        self._config = config
+        secret = config.token_secret
+        self._secret = None if secret is None else secret.get_secret_value()
+        self.idempotent = IdempotentWrites(
+            view, transactions, reader, random, config.idempotency_ttl_s
+        )
 
     # --- collections ------------------------------------------------------------------------------
 
     async def create_collection(
         self, name: str, dimension: int, metric: str, shards: int = 0, if_absent: bool = False
     ) -> Collection:
+        """See `DatabaseApi.create_collection`."""
+        validate_collection_name(name)
         if not 1 <= dimension <= self._limits.dimension_max:
             raise InvalidArgument(
                 f"dimension: {dimension}, the limits are 1 and dimension_max = "
@@ -84,17 +94,23 @@ class Database:
         return await self._view.collection(name)
 
     async def drop_collection(self, name: str) -> int:
+        """See `DatabaseApi.drop_collection`."""
+        if name.startswith(HIDDEN_PREFIX):
+            raise NotFound(f"collection {name!r} does not exist")
         self._view.take_catalog(await self._view.ask(DropCollectionRequest(name)))
         return self._view.catalog_ts
 
     async def collections(self) -> list[Collection]:
+        """See `DatabaseApi.collections`."""
         await self._view.refresh()
         return self._view.collections()
 
     async def collection(self, name: str) -> Collection:
+        """See `DatabaseApi.collection`."""
         return await self._view.collection(name)
 
     async def stats(self, name: str) -> CollectionStats:
+        """See `DatabaseApi.stats`."""
         reply = await self._reader.stats(await self._view.collection(name))
         return CollectionStats(
             rows=reply.rows,
@@ -104,30 +120,50 @@ class Database:
             bytes_disk=reply.bytes_disk,
         )
 
+    # --- snapshots --------------------------------------------------------------------------------
+
+    async def _snapshot(self, collection: Collection, consistency: Consistency) -> int:
+        if consistency.as_of or consistency.as_of_ms:
+            return await self._snapshots.of_the_past(collection, consistency)
+        if collection.id > self._view.stable_ts:
+            await self._view.wait_stable(collection.id)
+        return await self._view.snapshot(consistency)
+
+    async def _cursor_snapshot(self, snapshot_ts: int) -> None:
+        await self._snapshots.reach(snapshot_ts, "cursor")
+
     # --- writes -----------------------------------------------------------------------------------
 
-    async def write(self, operations: Sequence[Upsert | Delete]) -> WriteResult:
-        blocks: list[tuple[RowBlock, Collection]] = []
-        seen: dict[str, list[bytes]] = {}
-        written = 0
+    async def write(
+        self, operations: Sequence[Upsert | Delete], idempotency: Idempotency | None = None
+    ) -> WriteResult:
+        """See `RowsApi.write`."""
+        given = Operations(self._limits, len(operations))
         for i, operation in enumerate(operations):
-            collection = await self._view.collection(operation.collection)
-            where = "vectors" if len(operations) == 1 else f"operations[{i}]"
-            if isinstance(operation, Upsert):
-                validate_rows(operation.rows, collection, self._limits, where)
-                ids = operation.rows.ids
-                written += len(ids)
-            else:
-                ids = operation.ids
-                check_distinct(ids, where)
-            if operation.collection in seen:
-                check_distinct(seen[operation.collection] + ids, f"{where} and those before it")
-            seen.setdefault(operation.collection, []).extend(ids)
-            if ids:
-                blocks.append((block_of(operation, collection), collection))
+            given.add(operation, await self._view.collection(operation.collection), i)
+        blocks = [(block_of(o, c), c) for o, c in given.checked]
+        if idempotency is not None:
+            return await self._write_once(given, blocks, idempotency)
         if not blocks:
             return WriteResult(0, self._view.stable_ts)
-        return await self._commit(blocks, written)
+        return await self._commit(blocks, given.written)
+
+    async def _write_once(
+        self,
+        given: Operations,
+        blocks: list[tuple[RowBlock, Collection]],
+        idempotency: Idempotency,
+    ) -> WriteResult:
+        async def plan(snapshot_ts: int) -> Planned:
+            # The answer is stored with the write, so what deletes find is counted before.
+            count = given.written
+            for operation, collection in given.checked:
+                if isinstance(operation, Delete):
+                    count += len(await self._versions_at(collection, operation.ids, snapshot_ts))
+            return blocks, count
+
+        floor_ts = max((c.id for _, c in given.checked), default=0)
+        return await self.idempotent.run(idempotency, floor_ts, plan)
 
     async def _commit(
         self,
@@ -145,154 +181,131 @@ class Database:
         done = await self._transactions.commit(attempt, mode, snapshot_ts)
         return WriteResult(written + done.deleted, done.commit_ts)
 
-    async def delete_where(self, collection: str, filter: dict[str, Any]) -> WriteResult:
+    async def delete_where(
+        self, collection: str, filter: dict[str, Any], idempotency: Idempotency | None = None
+    ) -> WriteResult:
+        """See `RowsApi.delete_where`."""
         found = await self._view.collection(collection)
-        text = orjson.dumps(filter)
+
+        async def plan(snapshot_ts: int) -> Planned:
+            ids = await self._matching_at(found, filter, snapshot_ts)
+            return [(block_of(Delete(collection, ids), found), found)] if ids else [], len(ids)
+
+        if idempotency is not None:
+            return await self.idempotent.run(idempotency, found.id, plan)
         for retry in range(PATCH_RETRIES_MAX + 1):
             snapshot_ts = await self._snapshot(found, Consistency())
-            ids: list[bytes] = []
-            page = self._walk_rows
-            while True:
-                after = ids[-1] if ids else b""
-                rows = await self._reader.scroll(found, snapshot_ts, page, after, text, False)
-                got = rows.ids.unpack()
-                ids.extend(got)
-                if len(got) < page:
-                    break
-            if not ids:
+            blocks, _ = await plan(snapshot_ts)
+            if not blocks:
                 return WriteResult(0, snapshot_ts)
-            block = block_of(Delete(collection, ids), found)
             try:
-                return await self._commit([(block, found)], 0, snapshot_ts)
+                return await self._commit(blocks, 0, snapshot_ts)
             except Conflict:
                 if retry == PATCH_RETRIES_MAX:
                     raise
         raise Conflict("lost against other transactions")
 
     async def patch_metadata(
-        self, collection: str, row_id: bytes, patch: dict[str, Any]
+        self,
+        collection: str,
+        row_id: bytes,
+        patch: dict[str, Any],
+        if_version: int | None = None,
+        idempotency: Idempotency | None = None,
     ) -> WriteResult:
+        """See `RowsApi.patch_metadata`."""
         found = await self._view.collection(collection)
+
+        async def plan(snapshot_ts: int) -> Planned:
+            upsert, version = await self._patched_at(found, row_id, patch, if_version, snapshot_ts)
+            versions = np.array([version], dtype=np.int64)
+            checked = Upsert(collection, upsert.rows, if_version=versions)
+            return [(block_of(checked, found), found)], 1
+
+        if idempotency is not None:
+            return await self.idempotent.run(idempotency, found.id, plan)
         for retry in range(PATCH_RETRIES_MAX + 1):
-            rows = await self.fetch(collection, [row_id], Consistency())
-            if not rows.ids or rows.vectors is None:
-                raise NotFound(f"id {row_id.decode()!r} does not exist in {collection!r}")
-            before = orjson.loads(rows.metadata[0]) if rows.metadata[0] else {}
-            text = orjson.dumps(_merge_patch(before, patch))
-            check_metadata_size([text], self._limits, "metadata")
-            version = np.array(rows.versions, dtype=np.int64)
-            upsert = Upsert(collection, RowsIn([row_id], rows.vectors, [text]), if_version=version)
+            blocks, _ = await plan(await self._snapshot(found, Consistency()))
             try:
-                return await self._commit([(block_of(upsert, found), found)], 1)
+                return await self._commit(blocks, 1)
             except PreconditionFailed:
+                if if_version is not None:
+                    raise
                 # Somebody wrote the row since it was read: merge into what is there now.
                 if retry == PATCH_RETRIES_MAX:
                     raise Conflict("the row changes too fast") from None
         raise Conflict("the row changes too fast")
 
-    # --- reads ------------------------------------------------------------------------------------
+    # --- open transactions ------------------------------------------------------------------------
 
-    async def _snapshot(self, collection: Collection, consistency: Consistency) -> int:
-        """A snapshot that knows the collection."""
-        if collection.id > self._view.stable_ts:
-            await self._view.wait_stable(collection.id)
-        return await self._view.snapshot(consistency)
-
-    async def query(self, query: Query) -> QueryResult:
-        collection = await self._view.collection(query.collection)
-        snapshot_ts = await self._snapshot(collection, query.consistency)
-        vectors = query.vectors
-        k = query.k
-        if query.id is not None:
-            rows = await self._reader.fetch(collection, [query.id], snapshot_ts, True)
-            if not len(rows.ids):
-                raise NotFound(f"id {query.id.decode()!r} does not exist in {collection.name!r}")
-            vectors = np.frombuffer(rows.vectors, dtype="<f4").reshape(1, -1)
-            k += 1
-        elif vectors is None:
-            raise InvalidArgument("one of vector, vectors and id is needed")
-        else:
-            validate_queries(vectors, collection, "vector" if len(vectors) == 1 else "vectors")
-        shape = Shape(
-            collection_id=collection.id,
-            shards=(),
-            snapshot_ts=snapshot_ts,
-            k=k,
-            filter=b"" if query.filter is None else orjson.dumps(query.filter),
-            min_similarity=query.min_similarity,
-            include_metadata=query.include_metadata,
-            include_vectors=query.include_vectors,
+    async def begin(self, isolation: Isolation, timeout_s: float | None = None) -> OpenTransaction:
+        """See `DatabaseApi.begin`."""
+        retention_s = self._config.retention_s
+        if timeout_s is None:
+            timeout_s = min(self._config.txn_timeout_s, retention_s)
+        if not (math.isfinite(timeout_s) and 0 < timeout_s <= retention_s):
+            raise InvalidArgument(
+                f"timeout_s: {timeout_s:g}, it must be above 0 and at most retention_s = "
+                f"{retention_s:g}"
+            )
+        view = self._view
+        if not await view.heard(HEARD_TIMEOUT_S):
+            raise Unavailable("no coordinator leads now, try again")
+        # Whoever made a collection through this gateway finds it in the transaction.
+        await view.wait_stable(max(1, view.catalog_ts))
+        deadline_ms = view.wall_ms() + max(1, int(timeout_s * 1000))
+        token = Token(
+            txn_id=self._transactions.new_id(view.term, deadline_ms),
+            term=view.term,
+            snapshot_ts=view.stable_ts,
+            serializable=isolation == "serializable",
+            deadline_ms=deadline_ms,
         )
-        hits = await self._reader.search(collection, shape, vectors)
-        if query.id is not None:
-            hits = [_without(hits[0], query.id, query.k)]
-        return QueryResult(hits, snapshot_ts, collection.metric)
-
-    async def fetch(
-        self,
-        collection: str,
-        ids: Sequence[bytes],
-        consistency: Consistency,
-        include_vectors: bool = True,
-    ) -> Rows:
-        found = await self._view.collection(collection)
-        snapshot_ts = await self._snapshot(found, consistency)
-        distinct = list(dict.fromkeys(ids))
-        reply = await self._reader.fetch(found, distinct, snapshot_ts, include_vectors)
-        return _rows(reply, snapshot_ts, found.dimension, include_vectors)
-
-    async def count(
-        self, collection: str, filter: dict[str, Any] | None, consistency: Consistency
-    ) -> tuple[int, int]:
-        found = await self._view.collection(collection)
-        snapshot_ts = await self._snapshot(found, consistency)
-        text = b"" if filter is None else orjson.dumps(filter)
-        return await self._reader.count(found, snapshot_ts, text), snapshot_ts
-
-    async def scroll(
-        self,
-        collection: str,
-        limit: int,
-        filter: dict[str, Any] | None,
-        cursor: str | None,
-        consistency: Consistency,
-        include_vectors: bool = True,
-    ) -> Page:
-        found = await self._view.collection(collection)
-        text = b"" if filter is None else orjson.dumps(filter)
-        after = b""
-        if cursor is None:
-            snapshot_ts = await self._snapshot(found, consistency)
-        else:
-            position = decode_cursor(cursor, found.id, text)
-            snapshot_ts, after = position.snapshot_ts, position.after
-        # One more than asked tells whether this page is the last.
-        reply = await self._reader.scroll(
-            found, snapshot_ts, limit + 1, after, text, include_vectors
+        return OpenTransaction(
+            txn_id=token.txn_id.hex(),
+            token=encode_token(token, self._signing_key()),
+            isolation=isolation,
+            snapshot_ts=token.snapshot_ts,
+            expires_ms=token.deadline_ms,
         )
-        rows = _rows(reply, snapshot_ts, found.dimension, include_vectors)
-        if len(rows.ids) <= limit:
-            return Page(rows, None)
-        kept = Rows(
-            rows.ids[:limit],
-            rows.versions[:limit],
-            rows.metadata[:limit],
-            None if rows.vectors is None else rows.vectors[:limit],
-            snapshot_ts,
+
+    def resume(self, token: str) -> ResumedTransaction:
+        """See `DatabaseApi.resume`."""
+        key = self._signing_key()
+        return ResumedTransaction(
+            decode_token(token, key),
+            key,
+            self._view,
+            self._reader,
+            self._stager,
+            self._settlement,
+            self.idempotent,
+            self._limits,
+            self._walk_rows,
         )
-        position = Cursor(1, found.id, snapshot_ts, kept.ids[-1], filter_hash(text))
-        return Page(kept, encode_cursor(position))
+
+    def _signing_key(self) -> bytes:
+        return signing_key(self._secret, self._view.cluster_id)
 
     # --- status -----------------------------------------------------------------------------------
 
     async def transaction_status(self, txn_id: str) -> dict[str, Any]:
+        """See `DatabaseApi.transaction_status`; ``committed`` once nothing can undo it."""
         try:
             raw = bytes.fromhex(txn_id)
         except ValueError:
             raise InvalidArgument("transaction: not a transaction id") from None
         if len(raw) != 16:
             raise InvalidArgument("transaction: not a transaction id")
-        status = await self._transactions.status(raw, self._view.term, ())
+        status = await self._transactions.status(raw, txn_term(raw), (), txn_deadline_ms(raw))
+        if status.state == "unknown":
+            # Open ones are known to the shards that hold rows of theirs.
+            status = await self._transactions.remembered(raw) or status
+        if status.state == "committed":
+            try:
+                await self._view.wait_stable(status.commit_ts, STATUS_STABLE_TIMEOUT_S)
+            except Unavailable:
+                return {"state": "pending"}
         answer: dict[str, Any] = {"state": status.state}
         if status.commit_ts:
             answer["commit_ts"] = status.commit_ts
@@ -301,6 +314,7 @@ class Database:
         return answer
 
     async def cluster(self) -> dict[str, Any]:
+        """See `DatabaseApi.cluster`."""
         await self._view.refresh()
         view = self._view
         reply = view.reply
@@ -320,40 +334,3 @@ class Database:
                 for member in (reply.workers if reply else ())
             ],
         }
-
-
-def _merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396, JSON Merge Patch: null removes, objects merge, anything else replaces."""
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = _merge_patch(merged.get(key), value)
-    return merged
-
-
-def _without(hits: Hits, row_id: bytes, k: int) -> Hits:
-    """The first `k` hits but the row itself."""
-    keep = [i for i, hit in enumerate(hits.ids) if hit != row_id][:k]
-    return Hits(
-        [hits.ids[i] for i in keep],
-        [hits.similarities[i] for i in keep],
-        None if hits.metadata is None else [hits.metadata[i] for i in keep],
-        None if hits.vectors is None else hits.vectors[keep],
-    )
-
-
-def _rows(reply: RowsReply, snapshot_ts: int, dimension: int, with_vectors: bool) -> Rows:
-    vectors = None
-    if with_vectors:
-        vectors = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, dimension)
-    return Rows(
-        reply.ids.unpack(),
-        np.frombuffer(reply.versions, dtype="<i8").tolist(),
-        reply.metadata.unpack(),
-        vectors,
-        snapshot_ts,
-    )

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from vector_db.common.core.merge import merge_rows
@@ -17,6 +18,7 @@ from vector_db.common.core.messages import (
     CountReply,
     CountRequest,
     FetchRequest,
+    Overlay,
     RowsReply,
     ScrollRequest,
     SearchReply,
@@ -34,7 +36,8 @@ from vector_db.gateway.coalesce import Coalescer, Send, Shape
 from vector_db.gateway.core.hits import hits_of, merge_hits
 from vector_db.gateway.core.requests import Hits
 
-READ_TIMEOUT_S = 30.0
+READ_TIMEOUTS_S = (5.0, 10.0, 15.0)
+"""A read that is not answered is asked again: its worker may have been restarted meanwhile."""
 IN_FLIGHT_PER_WORKER = 2
 COALESCED_QUERIES_MAX = 16
 """Two small batches in flight keep decoding and searching busy at once; one large batch would make
@@ -74,42 +77,66 @@ class Reader:
         return known
 
     async def _ask(self, replica: str, message: AnyMessage, kind: type[Reply]) -> Reply:
-        try:
-            reply = await self._bus.request(worker(replica), message, READ_TIMEOUT_S)
-        except (NoResponders, BusTimeout, BusUnavailable) as error:
-            raise Unavailable(f"shard worker {replica} does not answer") from error
-        if not isinstance(reply, kind):
-            raise Internal(f"shard worker {replica} answered {type(reply).__name__}")
-        return reply
+        for timeout_s in READ_TIMEOUTS_S:
+            try:
+                reply = await self._bus.request(worker(replica), message, timeout_s)
+            except (NoResponders, BusUnavailable) as error:
+                raise Unavailable(f"shard worker {replica} does not answer") from error
+            except BusTimeout:
+                if self._view.is_silent(replica):
+                    break
+                continue
+            if not isinstance(reply, kind):
+                raise Internal(f"shard worker {replica} answered {type(reply).__name__}")
+            return reply
+        raise Unavailable(f"shard worker {replica} does not answer")
 
     # --- search -----------------------------------------------------------------------------------
 
-    async def search(self, collection: Collection, shape: Shape, vectors: F32) -> list[Hits]:
-        """The hits of each query; `shape.shards` is filled in here."""
+    async def search(
+        self,
+        collection: Collection,
+        shape: Shape,
+        vectors: F32,
+        overlay: Overlay | None = None,
+    ) -> list[Hits]:
+        """The hits of each query; `shape.shards` is filled in here.
+
+        A read with an overlay is seen by nobody else, so it travels alone.
+        """
         routes = self._routes(collection)
         queries = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
         if len(routes) == 1:
             ((replica, shards),) = routes.items()
             shape = shape._replace(shards=shards)
-            return await self._search_one(replica, shape, queries, collection.dimension)
+            return await self._search_one(replica, shape, queries, collection.dimension, overlay)
         # Payloads are fetched for the merged hits alone.
         lean = shape._replace(include_metadata=False, include_vectors=False)
         parts = await asyncio.gather(
             *(
                 self._search_one(
-                    replica, lean._replace(shards=shards), queries, collection.dimension
+                    replica, lean._replace(shards=shards), queries, collection.dimension, overlay
                 )
                 for replica, shards in routes.items()
             )
         )
         merged = [merge_hits(found, shape.k) for found in zip(*parts, strict=True)]
         if shape.include_metadata or shape.include_vectors:
-            return await self._with_payloads(collection, shape, merged)
+            return await self._with_payloads(collection, shape, merged, overlay)
         return merged
 
     async def _search_one(
-        self, replica: str, shape: Shape, queries: bytes, dimension: int
+        self,
+        replica: str,
+        shape: Shape,
+        queries: bytes,
+        dimension: int,
+        overlay: Overlay | None,
     ) -> list[Hits]:
+        if overlay is not None:
+            request = shape.request(queries)
+            own = msgspec.structs.replace(request, overlay=_part(overlay, shape.shards))
+            return await self._sender(replica)(own)
         coalescer = self._coalescers.get(replica)
         if coalescer is None:
             coalescer = Coalescer(
@@ -129,11 +156,17 @@ class Reader:
         return send
 
     async def _with_payloads(
-        self, collection: Collection, shape: Shape, merged: list[Hits]
+        self,
+        collection: Collection,
+        shape: Shape,
+        merged: list[Hits],
+        overlay: Overlay | None,
     ) -> list[Hits]:
         """The merged hits with metadata and vectors."""
         distinct = list(dict.fromkeys(row_id for hits in merged for row_id in hits.ids))
-        rows = await self.fetch(collection, distinct, shape.snapshot_ts, shape.include_vectors)
+        rows = await self.fetch(
+            collection, distinct, shape.snapshot_ts, shape.include_vectors, overlay
+        )
         place = {row_id: i for i, row_id in enumerate(rows.ids.unpack())}
         metadata = rows.metadata.unpack()
         table = np.frombuffer(rows.vectors, dtype="<f4").reshape(-1, collection.dimension)
@@ -158,6 +191,7 @@ class Reader:
         ids: Sequence[bytes],
         snapshot_ts: int,
         include_vectors: bool,
+        overlay: Overlay | None = None,
     ) -> RowsReply:
         """Rows in the order of `ids` (distinct), absent ones left out."""
         packed = Blob.pack(ids)
@@ -166,7 +200,14 @@ class Reader:
             *(
                 self._ask(
                     replica,
-                    FetchRequest(collection.id, shards, snapshot_ts, packed, include_vectors),
+                    FetchRequest(
+                        collection.id,
+                        shards,
+                        snapshot_ts,
+                        packed,
+                        include_vectors,
+                        _part(overlay, shards),
+                    ),
                     RowsReply,
                 )
                 for replica, shards in routes.items()
@@ -176,12 +217,22 @@ class Reader:
             return replies[0]
         return _in_order(replies, ids, collection.dimension, include_vectors)
 
-    async def count(self, collection: Collection, snapshot_ts: int, filter: bytes) -> int:
+    async def count(
+        self,
+        collection: Collection,
+        snapshot_ts: int,
+        filter: bytes,
+        overlay: Overlay | None = None,
+    ) -> int:
         """Visible rows that match."""
         replies = await asyncio.gather(
             *(
                 self._ask(
-                    replica, CountRequest(collection.id, shards, snapshot_ts, filter), CountReply
+                    replica,
+                    CountRequest(
+                        collection.id, shards, snapshot_ts, filter, _part(overlay, shards)
+                    ),
+                    CountReply,
                 )
                 for replica, shards in self._routes(collection).items()
             )
@@ -196,6 +247,7 @@ class Reader:
         after: bytes,
         filter: bytes,
         include_vectors: bool,
+        overlay: Overlay | None = None,
     ) -> RowsReply:
         """The first `limit` visible rows with id > `after`, in id order."""
         replies = await asyncio.gather(
@@ -203,7 +255,14 @@ class Reader:
                 self._ask(
                     replica,
                     ScrollRequest(
-                        collection.id, shards, snapshot_ts, limit, after, filter, include_vectors
+                        collection.id,
+                        shards,
+                        snapshot_ts,
+                        limit,
+                        after,
+                        filter,
+                        include_vectors,
+                        _part(overlay, shards),
                     ),
                     RowsReply,
                 )
@@ -227,6 +286,14 @@ class Reader:
             bytes_memory=sum(r.bytes_memory for r in replies),
             bytes_disk=sum(r.bytes_disk for r in replies),
         )
+
+
+def _part(overlay: Overlay | None, shards: tuple[int, ...]) -> Overlay | None:
+    """The overlay as far as it concerns these shards; None where nothing is staged there."""
+    if overlay is None:
+        return None
+    chunks = {shard: overlay.chunks[shard] for shard in shards if shard in overlay.chunks}
+    return Overlay(overlay.txn_id, overlay.term, chunks) if chunks else None
 
 
 def _in_order(

@@ -7,10 +7,10 @@ nothing was published), and an outcome that is not known is said to be so.
 from __future__ import annotations
 
 import asyncio
-import random
-import uuid
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from random import Random, SystemRandom
 
 import structlog
 
@@ -24,8 +24,9 @@ from vector_db.common.model.errors import (
     VectorDBError,
     error_from_code,
 )
+from vector_db.common.model.ids import make_txn_id
 from vector_db.common.model.limits import UNACKED_BYTES_PER_SHARD_MAX
-from vector_db.common.model.rows import ids_checksum
+from vector_db.common.model.rows import chunks_checksum
 from vector_db.common.ports import (
     Bus,
     BusTimeout,
@@ -56,8 +57,10 @@ class Committed:
 class Transactions:
     """One gateway's transactions in flight."""
 
-    def __init__(self, bus: Bus, gateway: str) -> None:
+    def __init__(self, bus: Bus, gateway: str, random: Random | None = None) -> None:
+        """`random`: where transaction ids and pauses come from; None: the operating system."""
         self._bus = bus
+        self._random = SystemRandom() if random is None else random
         self._gateway = gateway
         self._log = structlog.get_logger("vector_db.gateway")
         self._waiting: dict[bytes, asyncio.Future[Outcome | None]] = {}
@@ -92,6 +95,53 @@ class Transactions:
     def in_flight(self) -> int:
         return len(self._waiting)
 
+    # --- what open transactions use as well -------------------------------------------------------
+
+    @property
+    def gateway(self) -> str:
+        """The name under which this gateway is told outcomes."""
+        return self._gateway
+
+    def new_id(self, term: int, deadline_ms: int) -> bytes:
+        """The id of a new transaction, which can commit in this term until that time."""
+        return make_txn_id(term, deadline_ms, self._random.randbytes(7))
+
+    async def check_reachable(self, shards: Iterable[int]) -> None:
+        """:raises Unavailable: no sequencer is heard, or not the workers of these shards."""
+        if not await self._view.heard(HEARD_TIMEOUT_S):
+            raise Unavailable("no coordinator leads now, nothing was written", final=True)
+        if silent := self._view.silent_shards(shards):
+            raise Unavailable(
+                f"the workers of shards {silent} are not heard, nothing was written", final=True
+            )
+
+    def expect(self, txn_id: bytes) -> asyncio.Future[Outcome | None]:
+        """What the sequencer tells of a transaction; None: a new term began. `forget` it after."""
+        future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        self._waiting[txn_id] = future
+        return future
+
+    def expects(self, txn_id: bytes) -> bool:
+        """Whether somebody here waits for this outcome."""
+        return txn_id in self._waiting
+
+    def forget(self, txn_id: bytes) -> None:
+        """Nobody waits for this outcome any more."""
+        self._waiting.pop(txn_id, None)
+
+    @contextlib.asynccontextmanager
+    async def room(self, shard: int, size_bytes: int) -> AsyncIterator[None]:
+        """Room for so many unconfirmed bytes to one shard, while the block runs.
+
+        :raises TooManyRequests: none within `ROOM_TIMEOUT_S`.
+        """
+        parts = {shard: ShardPart(shard, size_bytes=size_bytes)}
+        await self._take_room(parts)
+        try:
+            yield
+        finally:
+            await self._give_room(parts)
+
     # --- commit -----------------------------------------------------------------------------------
 
     async def commit(
@@ -115,24 +165,18 @@ class Transactions:
                 if based or late or error.details.get("final"):
                     raise
                 pause = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
-                await asyncio.sleep(pause * (0.5 + random.random()))
+                await asyncio.sleep(pause * (0.5 + self._random.random()))
         raise Conflict("lost against other transactions")
 
     async def _once(self, parts: dict[int, ShardPart], mode: str, snapshot_ts: int) -> Committed:
         view = self._view
-        if not await view.heard(HEARD_TIMEOUT_S):
-            raise Unavailable("no coordinator leads now, nothing was written", final=True)
-        if silent := view.silent_shards(parts):
-            raise Unavailable(
-                f"the workers of shards {silent} are not heard, nothing was written", final=True
-            )
+        await self.check_reachable(parts)
         await self._take_room(parts)
-        txn_id = uuid.uuid4().bytes
-        future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
-        self._waiting[txn_id] = future
+        deadline_ms = view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
+        term = view.term
+        txn_id = self.new_id(term, deadline_ms)
         try:
-            deadline_ms = view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
-            term = view.term
+            future = self.expect(txn_id)
             await self._publish(txn_id, term, parts, mode, snapshot_ts, deadline_ms)
             try:
                 outcome = await asyncio.wait_for(future, TXN_TIMEOUT_S + 1.0)
@@ -141,7 +185,7 @@ class Transactions:
             if outcome is None:
                 outcome = await self._find_out(txn_id, term, tuple(parts), deadline_ms)
         finally:
-            del self._waiting[txn_id]
+            self.forget(txn_id)
             await self._give_room(parts)
         if outcome.commit_ts:
             return Committed(outcome.commit_ts, outcome.deleted)
@@ -177,7 +221,7 @@ class Transactions:
                     gateway=self._gateway,
                     blocks=part.chunks[-1],
                     stages=len(part.chunks) - 1,
-                    stages_crc=ids_checksum(part.chunks[:-1]),
+                    stages_crc=chunks_checksum(part.chunks[:-1]),
                 )
                 await self._bus.append(log, prepare)
                 published = True
@@ -229,16 +273,31 @@ class Transactions:
             return reply
         if self._view.term == term and self._view.reply is not None:
             return TxnStatus("unknown")
-        for shard in shards or tuple(self._view.replicas):
-            for replica in self._view.replicas.get(shard, ()):
-                try:
-                    answer = await self._bus.request(worker(replica), request, STATUS_TIMEOUT_S)
-                except (BusTimeout, BusUnavailable, NoResponders, VectorDBError):
-                    # This replica does not say; another one or a later try may.
-                    continue
-                if isinstance(answer, TxnStatus) and answer.state in ("committed", "aborted"):
-                    return answer
-        return TxnStatus("unknown")
+        remembered = await self.remembered(txn_id, shards)
+        return remembered or TxnStatus("unknown")
+
+    async def remembered(self, txn_id: bytes, shards: Iterable[int] = ()) -> TxnStatus | None:
+        """What the workers of these shards (none: of all) remember of a transaction.
+
+        The first who knows how it ended is believed; None: nobody answers.
+        """
+        request = TxnStatusRequest(txn_id, 0)
+        found: TxnStatus | None = None
+        placement = self._view.replicas
+        workers = (w for shard in shards or tuple(placement) for w in placement.get(shard, ()))
+        for replica in dict.fromkeys(workers):
+            try:
+                answer = await self._bus.request(worker(replica), request, STATUS_TIMEOUT_S)
+            except (BusTimeout, BusUnavailable, NoResponders, VectorDBError):
+                # This replica does not say; another one or a later try may.
+                continue
+            if not isinstance(answer, TxnStatus):
+                continue
+            if answer.state in ("committed", "aborted"):
+                return answer
+            if found is None or answer.state == "pending":
+                found = answer
+        return found
 
     # --- bounded bytes in flight ------------------------------------------------------------------
 

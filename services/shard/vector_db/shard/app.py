@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -36,11 +35,7 @@ class ShardService:
         self._config = config
         self._bus = runtime.bus
         self._log = structlog.get_logger("vector_db.shard")
-        self._pool = ThreadPoolExecutor(
-            config.performance.worker_threads,
-            thread_name_prefix="shard",
-            initializer=use_one_faiss_thread,
-        )
+        self._pool = runtime.pool(config.performance.worker_threads, "shard", use_one_faiss_thread)
         self._subscriptions: list[Subscription] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._worker: Worker | None = None
@@ -51,7 +46,14 @@ class ShardService:
         loop = asyncio.get_running_loop()
         disk, clock, bus = self._runtime.disk, self._runtime.clock, self._bus
         started = clock.monotonic_s()
-        found = await loop.run_in_executor(self._pool, recover, disk, StoreOptions())
+        found = await loop.run_in_executor(
+            self._pool,
+            recover,
+            disk,
+            StoreOptions(),
+            self._runtime.random,
+            self._config.transactions.retention_s,
+        )
         self._participant, self._store, self._wal = found.participant, found.store, found.wal
         self._log = self._log.bind(worker=found.worker)
         self._log.info(
@@ -66,8 +68,9 @@ class ShardService:
             self._participant,
             self._wal,
             self._pool,
-            on_applied=lambda: self._maintenance.noted(),
+            on_applied=self._noted,
             on_dropped=self._store.drop_collection,
+            checkpoint=found.checkpoint,
         )
         self._maintenance = Maintenance(
             worker,
@@ -81,9 +84,9 @@ class ShardService:
             self._config.storage.hot_tier_size,
         )
         limits = self._config.limits_value()
-        handlers = Handlers(worker, self._participant, self._store, self._pool, limits)
+        self._handlers = Handlers(worker, self._participant, self._store, self._pool, limits)
         self._subscriptions = [
-            await bus.serve(worker_subject(found.worker), handlers.handle),
+            await bus.serve(worker_subject(found.worker), self._handlers.handle),
             await bus.subscribe(promises(), worker.on_control),
             await bus.subscribe(beats(), worker.on_control),
         ]
@@ -92,6 +95,7 @@ class ShardService:
         self._tasks = [
             asyncio.create_task(worker.run(), name="shard.worker"),
             asyncio.create_task(worker.follower.run(), name="shard.follower"),
+            asyncio.create_task(worker.fetcher.run(), name="shard.fetcher"),
             asyncio.create_task(self._maintenance.run(), name="shard.maintenance"),
             asyncio.create_task(self._heartbeats(), name="shard.heartbeats"),
         ]
@@ -150,6 +154,10 @@ class ShardService:
         Gauge(
             "vector_db_shard_held_bytes", "Bytes of rows in memory and files", registry=registry
         ).set_function(store.bytes_held)
+
+    def _noted(self) -> None:
+        self._maintenance.noted()
+        self._handlers.noted()
 
     async def _heartbeats(self) -> None:
         participant = self._participant

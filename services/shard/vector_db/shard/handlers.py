@@ -1,7 +1,8 @@
 """Answers read requests: waits for the snapshot, captures views, searches inline or in the pool.
 
-Owns the invariant that an answer is of exactly the snapshot that was asked: views are captured on
-the loop once the cursor has reached it, and are not touched by later writes.
+Owns the invariant that an answer is of exactly the snapshot that was asked, and of exactly the
+chunks that the reading transaction names above it: views are captured on the loop once both are
+here, and are not touched by later writes. Snapshots older than the retention window are refused.
 """
 
 from __future__ import annotations
@@ -10,36 +11,48 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import orjson
 
 from vector_db.common.core.messages import (
     AnyMessage,
+    AsOfReply,
+    AsOfRequest,
     ConfirmReply,
     ConfirmRequest,
     CountReply,
     CountRequest,
     FetchRequest,
+    Overlay,
+    PartRequest,
+    RowsReply,
     ScrollRequest,
     SearchReply,
     SearchRequest,
+    StagedRequest,
     StatsRequest,
+    TailRequest,
     TxnStatusRequest,
 )
-from vector_db.common.model.errors import InvalidArgument, Unavailable
+from vector_db.common.model.errors import Conflict, InvalidArgument, SnapshotTooOld, Unavailable
 from vector_db.common.model.filters import Filter, parse_filter
 from vector_db.common.model.limits import Limits
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.search import executor
-from vector_db.shard.storage.store import Store
+from vector_db.shard.storage.overlays import GONE, Overlays
+from vector_db.shard.storage.reads import Layers
+from vector_db.shard.storage.store import NO_LAYERS, Store
+from vector_db.shard.views import SegmentView
 from vector_db.shard.worker import Worker
 
 SNAPSHOT_TIMEOUT_S = 5.0
+CHUNKS_TIMEOUT_S = 5.0
 INLINE_MS_MAX = 1.0
 """Longer work goes to the pool: a hop costs 0.17 ms, and the loop must not stand still."""
 
 T = TypeVar("T")
+ReadRequest: TypeAlias = SearchRequest | FetchRequest | CountRequest | ScrollRequest
 
 
 class Handlers:
@@ -59,6 +72,16 @@ class Handlers:
         self._pool = executor_
         self._limits = limits
         self._parse = lru_cache(maxsize=256)(self._parse_text)
+        self._overlays = Overlays(participant, store)
+        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    def noted(self) -> None:
+        """A group of records and beats was applied; cheap."""
+        self._overlays.sweep()
+        for holds, future in self._waiters:
+            if not future.done() and holds():
+                future.set_result(None)
+        self._waiters = [w for w in self._waiters if not w[1].done()]
 
     async def handle(self, message: AnyMessage) -> AnyMessage:
         """One request's answer.
@@ -69,8 +92,7 @@ class Handlers:
             case SearchRequest():
                 return await self._search(message)
             case FetchRequest():
-                await self._reach(message.snapshot_ts)
-                return self._store.fetch(message)
+                return await self._fetch(message)
             case CountRequest():
                 return await self._count(message)
             case ScrollRequest():
@@ -80,6 +102,15 @@ class Handlers:
             case ConfirmRequest():
                 confirmed = self._participant.promised == message.term
                 return ConfirmReply(self._participant.worker, confirmed)
+            case StagedRequest():
+                await self._await_chunks(message.overlay)
+                return message
+            case AsOfRequest():
+                return await self._as_of(message)
+            case PartRequest():
+                return self._worker.part(message)
+            case TailRequest():
+                return self._worker.tail(message)
             case TxnStatusRequest():
                 return self._participant.status(message.txn_id)
             case _:
@@ -104,11 +135,73 @@ class Handlers:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    async def _search(self, request: SearchRequest) -> SearchReply:
+    def _refuse_if_too_old(self, snapshot_ts: int) -> None:
+        oldest = self._participant.retention_floor_ts
+        if snapshot_ts < oldest:
+            raise SnapshotTooOld(
+                f"snapshot {snapshot_ts} lies before the retention window (retention_s), "
+                f"the oldest that can be read is {oldest}",
+                oldest_ts=oldest,
+            )
+
+    async def _await_chunks(self, overlay: Overlay) -> None:
+        if not await self._worker.wait_for_chunks(overlay, CHUNKS_TIMEOUT_S):
+            raise Conflict(GONE)
+
+    async def _prepare(self, request: ReadRequest, payload: bool) -> Callable[[], Layers]:
+        """Wait until all that the request names is here.
+
+        What is returned gives the layers above the snapshot, as of when it is called.
+
+        :param payload: vectors and metadata of staged rows are wanted in columns.
+        """
+        self._refuse_if_too_old(request.snapshot_ts)
         await self._reach(request.snapshot_ts)
+        if request.overlay is None:
+            return lambda: NO_LAYERS
+        named = request.overlay.chunks
+        chunks = {shard: named[shard] for shard in request.shards if named.get(shard, 0) > 0}
+        if not chunks:
+            return lambda: NO_LAYERS
+        overlay = Overlay(request.overlay.txn_id, request.overlay.term, chunks)
+        await self._await_chunks(overlay)
+        self._overlays.sweep()
+        read = self._overlays.open(
+            overlay, request.collection_id, request.shards, request.snapshot_ts
+        )
+        for _ in read.steps(payload):
+            await asyncio.sleep(0)
+        return lambda: read.layers(payload)
+
+    async def _as_of(self, request: AsOfRequest) -> AsOfReply:
+        participant, asked = self._participant, request.wall_ms
+
+        def is_final() -> bool:
+            if participant.wall_ms <= asked:
+                return False
+            # What is decided but not yet stable may lie before the time, too.
+            newest = participant.stable_ts
+            return participant.as_of(asked) < newest or newest >= participant.cursor
+
+        if not is_final():
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append((is_final, future))
+            try:
+                await asyncio.wait_for(future, SNAPSHOT_TIMEOUT_S)
+            except TimeoutError:
+                raise Unavailable(
+                    f"the shard worker knows decisions up to the time {participant.wall_ms} ms, "
+                    f"asked for {asked}"
+                ) from None
+        ts = participant.as_of(asked)
+        self._refuse_if_too_old(ts)
+        return AsOfReply(ts)
+
+    async def _search(self, request: SearchRequest) -> SearchReply:
+        layers = await self._prepare(request, payload=True)
         collection = self._store.collection(request.collection_id)
         parsed = self._filter(request.filter)
-        views = self._store.views(request.collection_id, request.shards, request.snapshot_ts)
+        views = self._views(request, layers)
         queries = len(request.queries) // (4 * collection.dimension)
         metric = collection.metric
         cost_ms = executor.cost(views, queries, request.k, parsed is not None, metric)
@@ -117,24 +210,37 @@ class Handlers:
             lambda: executor.search(views, metric, collection.dimension, request, parsed),
         )
 
+    def _views(self, request: ReadRequest, layers: Callable[[], Layers]) -> list[SegmentView]:
+        return self._store.views(
+            request.collection_id, request.shards, request.snapshot_ts, layers()
+        )
+
+    async def _fetch(self, request: FetchRequest) -> RowsReply:
+        layers = await self._prepare(request, payload=False)
+        return self._store.fetch(request, layers())
+
     async def _count(self, request: CountRequest) -> CountReply:
-        await self._reach(request.snapshot_ts)
         parsed = self._filter(request.filter)
+        layers = await self._prepare(request, payload=parsed is not None)
         if parsed is None:
             return CountReply(
-                self._store.count_all(request.collection_id, request.shards, request.snapshot_ts)
+                self._store.count_all(
+                    request.collection_id, request.shards, request.snapshot_ts, layers()
+                )
             )
-        views = self._store.views(request.collection_id, request.shards, request.snapshot_ts)
+        views = self._views(request, layers)
         cost_ms = executor.cost(views, 0, filtered=True)
         return CountReply(await self._run(cost_ms, lambda: executor.count(views, parsed)))
 
-    async def _scroll(self, request: ScrollRequest) -> AnyMessage:
-        await self._reach(request.snapshot_ts)
+    async def _scroll(self, request: ScrollRequest) -> RowsReply:
         parsed = self._filter(request.filter)
+        layers = await self._prepare(request, payload=parsed is not None)
         if parsed is None:
-            return self._store.scroll(request, None)
+            return self._store.scroll(request, None, layers())
         # The columns of the filter are made in the pool; the page itself is cheap.
-        views = self._store.views(request.collection_id, request.shards, request.snapshot_ts)
+        views = self._views(request, layers)
         cost_ms = executor.cost(views, 0, filtered=True)
         await self._run(cost_ms, lambda: executor.count(views, parsed))
-        return self._store.scroll(request, lambda view: view.columns.mask(parsed, view.rows))
+        return self._store.scroll(
+            request, lambda view: view.columns.mask(parsed, view.rows), layers()
+        )

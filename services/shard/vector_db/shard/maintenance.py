@@ -12,12 +12,12 @@ from concurrent.futures import Executor
 
 import structlog
 
-from vector_db.common.model.errors import StorageCorrupt
+from vector_db.common.model.errors import NewerFormat, StorageCorrupt
 from vector_db.common.ports import Clock, Disk, DiskFull
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import Checkpoint
 from vector_db.shard.index.builder import BuildFailed, IndexBuild
-from vector_db.shard.index.hnsw import HnswIndex
+from vector_db.shard.index.hnsw import HnswIndex, remove_index
 from vector_db.shard.storage.manifest import Manifest, save_manifest
 from vector_db.shard.storage.sealed import VECTORS_FILE, SealedSegment
 from vector_db.shard.storage.store import CheckpointJob, Store
@@ -32,6 +32,8 @@ BUILDS_FAILED_MAX = 3
 FREE_BYTES_MIN = 128 * 1024 * 1024
 """Below it rows are refused (507), so that deletes, seals and checkpoints still find room."""
 FULL_PAUSE_S = 2.0
+CHECKPOINT_S = 60.0
+"""After so long with writes a checkpoint is written in any case: the logs are kept up to it."""
 
 
 class Maintenance:
@@ -62,6 +64,9 @@ class Maintenance:
         self._written_s = clock.monotonic_s()
         self._seen_cursor = participant.cursor
         self._checkpoint_wanted = False
+        self._checkpointed_s = self._written_s
+        self._checkpointed_cursor = participant.stable_ts
+        self._wal_limit = wal_bytes_max
         self._builds_failed: dict[str, int] = {}
         self._build: IndexBuild | None = None
 
@@ -88,11 +93,17 @@ class Maintenance:
             try:
                 self._check_room()
                 await self._seal()
-                if self._checkpoint_wanted or self._wal.size_bytes > self._wal_bytes_max:
+                if self._checkpoint_due():
                     await self.checkpoint()
             except DiskFull as full:
                 self._log.error("disk full, background work waits", error=str(full))
                 await asyncio.sleep(FULL_PAUSE_S)
+
+    def _checkpoint_due(self) -> bool:
+        if self._checkpoint_wanted or self._wal.size_bytes > self._wal_limit:
+            return True
+        late = self._clock.monotonic_s() - self._checkpointed_s >= CHECKPOINT_S
+        return late and self._participant.cursor != self._checkpointed_cursor
 
     def _check_room(self) -> None:
         free = self._disk.free_bytes()
@@ -136,23 +147,29 @@ class Maintenance:
         captured = await self._worker.between_groups(self._capture)
         if not isinstance(captured, tuple):
             return False
-        protocol, job = captured
-        await self._in_pool(lambda: self._write(protocol, job))
+        protocol, job, next_lsn = captured
+        await self._in_pool(lambda: self._write(protocol, job, next_lsn))
         self._store.checkpointed(job)
+        self._worker.checkpointed(protocol)
         await self._worker.between_groups(lambda: self._wal.truncate_before(protocol.replay_lsn))
         self._checkpoint_wanted = False
+        self._checkpointed_s = self._clock.monotonic_s()
+        self._checkpointed_cursor = protocol.cursor
+        # What could not be cut must grow before it is worth another checkpoint.
+        self._wal_limit = max(self._wal_bytes_max, self._wal.size_bytes + self._wal_bytes_max // 2)
         self._log.info("checkpoint", ts=protocol.cursor, replay_lsn=protocol.replay_lsn)
         return True
 
-    def _capture(self) -> tuple[Checkpoint, CheckpointJob] | None:
-        protocol = self._participant.checkpoint(self._wal.next_lsn)
+    def _capture(self) -> tuple[Checkpoint, CheckpointJob, int] | None:
+        next_lsn = self._wal.next_lsn
+        protocol = self._participant.checkpoint(next_lsn)
         if protocol is None:
             return None
-        return protocol, self._store.checkpoint(protocol.cursor)
+        return protocol, self._store.checkpoint(protocol.cursor), next_lsn
 
-    def _write(self, protocol: Checkpoint, job: CheckpointJob) -> None:
+    def _write(self, protocol: Checkpoint, job: CheckpointJob, next_lsn: int) -> None:
         job.run()
-        save_manifest(self._disk, Manifest(protocol, job.manifest))
+        save_manifest(self._disk, Manifest(protocol, job.manifest, next_lsn))
 
     # --- indexes ----------------------------------------------------------------------------------
 
@@ -180,6 +197,11 @@ class Maintenance:
                 return HnswIndex.open(segment.directory, metric, segment.rows, segment.dimension)
             except FileNotFoundError:
                 return None
+            except StorageCorrupt as error:
+                # The vectors have a checksum of their own: the index is made of them again.
+                self._log.error("an index is damaged, building it anew", error=str(error))
+                remove_index(segment.directory)
+                return None
 
         loop = asyncio.get_running_loop()
         try:
@@ -196,7 +218,7 @@ class Maintenance:
                     await asyncio.sleep(BUILD_POLL_S)
                 self._build = None
                 index = await loop.run_in_executor(self._executor, open_index)
-        except (BuildFailed, OSError, StorageCorrupt) as error:
+        except (BuildFailed, NewerFormat, OSError, StorageCorrupt) as error:
             self._build = None
             self._builds_failed[segment.name] = self._builds_failed.get(segment.name, 0) + 1
             self._log.error("an index is not built", segment=segment.name, error=str(error))

@@ -31,6 +31,10 @@ class ByteColumn(Protocol):
 class VectorIndex(Protocol):
     """An approximate index over all rows of a sealed segment (visible or not)."""
 
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+
     def search(
         self, queries: F32, k: int, live: NDArray[np.bool_] | None, ef: int
     ) -> tuple[F32, NDArray[np.int64]]:

@@ -2,7 +2,7 @@
 
 Owns the order that durability rests on: a record is in the synced WAL before its vote leaves, and
 decisions are synced before the cursor is reported. One task does all of it, so the participant and
-the storage change on one thread only.
+the storage change on one thread only; large work gives other tasks of the loop a turn now and then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import TypeVar
 
 import structlog
 
@@ -20,17 +21,24 @@ from vector_db.common.core.messages import (
     Beat,
     DecisionRecord,
     Durable,
+    Overlay,
+    PartReply,
+    PartRequest,
     Prepare,
     Promise,
     PromiseRequest,
     Stage,
+    TailReply,
+    TailRequest,
     Vote,
 )
 from vector_db.common.core.subjects import promise_replies, votes
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt, VectorDBError
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, DiskFull, NoResponders
 from vector_db.shard.core.participant import Participant
-from vector_db.shard.core.parts import ChainBroken
+from vector_db.shard.core.parts import ChainBroken, Checkpoint
+from vector_db.shard.core.steps import Steps
+from vector_db.shard.fetching import Fetcher, Supplied, part_reply, tail_reply
 from vector_db.shard.following import LogFollower
 from vector_db.shard.storage.records import RecordType, promised, sequenced
 from vector_db.shard.storage.wal import Wal
@@ -42,6 +50,10 @@ RESEND_BEATS = 10
 """Beats between two resends of what may have been lost on the way."""
 FULL_RETRY_S = 0.5
 PROMISE_TIMEOUT_S = 5.0
+ROWS_PER_TURN = 10_000
+"""Rows applied or voted on before the loop gets a turn: about 20 ms."""
+
+T = TypeVar("T")
 
 
 class Worker:
@@ -55,7 +67,9 @@ class Worker:
         executor: Executor,
         on_applied: Callable[[], None],
         on_dropped: Callable[[int], None],
+        checkpoint: Checkpoint | None = None,
     ) -> None:
+        """`checkpoint`: the last durable one, if there is one."""
         self._bus = bus
         self._participant = participant
         self._wal = wal
@@ -63,13 +77,16 @@ class Worker:
         self._on_applied = on_applied
         self._on_dropped = on_dropped
         self._log = structlog.get_logger("vector_db.shard").bind(worker=participant.worker)
+        self._checkpoint = checkpoint
         self.follower = LogFollower(bus, participant.worker, participant, self._on_record)
+        self.fetcher = Fetcher(bus, participant, self._on_supplied)
         self._inbox: deque[tuple[int | None, int, int, bytes]] = deque()
-        self._control: deque[AnyMessage] = deque()
+        self._control: deque[AnyMessage | Supplied] = deque()
         self._between: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
         self._wake = asyncio.Event()
         self._promises: set[asyncio.Task[None]] = set()
         self._cursor_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._chunk_waiters: list[tuple[Overlay, asyncio.Future[None]]] = []
         self._begun_term = 0
         self._beats = 0
         self._reported = 0
@@ -84,6 +101,15 @@ class Worker:
         """A beat or a promise request."""
         self._control.append(message)
         self._wake.set()
+
+    def _on_supplied(self, supplied: Supplied) -> None:
+        self._control.append(supplied)
+        self._wake.set()
+
+    def checkpointed(self, checkpoint: Checkpoint) -> None:
+        """It is durable: logs are needed only from its positions on."""
+        self._checkpoint = checkpoint
+        self._reported = 0
 
     async def between_groups(self, action: Callable[[], object]) -> object:
         """Run `action` when the WAL is synced and nothing is half applied; its result."""
@@ -103,6 +129,33 @@ class Worker:
         except TimeoutError:
             return self._participant.cursor >= ts
         return True
+
+    async def wait_for_chunks(self, overlay: Overlay, timeout_s: float) -> bool:
+        """Whether all that the overlay names is here, waiting for it up to `timeout_s`.
+
+        False at once when it cannot come any more: the transaction is decided, or void with its
+        term.
+        """
+        participant = self._participant
+        if participant.has_chunks(overlay) or participant.is_over(overlay):
+            return not participant.is_over(overlay)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._chunk_waiters.append((overlay, future))
+        try:
+            await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return False
+        return participant.has_chunks(overlay) and not participant.is_over(overlay)
+
+    # --- what other workers ask -------------------------------------------------------------------
+
+    def part(self, request: PartRequest) -> PartReply:
+        """Records of a part that is whole here, for a replica that lacks them."""
+        return part_reply(self._participant, self._wal, request)
+
+    def tail(self, request: TailRequest) -> TailReply:
+        """Decisions as this worker applied them, for one that is further behind."""
+        return tail_reply(self._participant, request)
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -142,21 +195,24 @@ class Worker:
             elif isinstance(message, PromiseRequest):
                 self._on_promise(message)
                 promises.append(message)
+            elif isinstance(message, Supplied):
+                await self._take_supplied(message, sends)
         size = 0
         while self._inbox and size < GROUP_BYTES_MAX:
             shard, term, seq, data = self._inbox.popleft()
             size += len(data)
             if term == self._participant.promised:
-                self._step(shard, seq, data, sends)
+                await self._step(shard, seq, data, sends)
         await self._sync()
         self._follow()
         self._on_applied()
         self._wake_readers()
+        self.fetcher.look()
         await self._send(sends, promises, resend)
 
-    def _step(self, shard: int | None, seq: int, data: bytes, sends: list[Vote]) -> None:
+    async def _step(self, shard: int | None, seq: int, data: bytes, sends: list[Vote]) -> None:
         if shard is None:
-            self._decisions(seq, data, sends)
+            await self._decisions(seq, data, sends)
             return
         participant = self._participant
         part = self._readable(shard, seq, data)
@@ -164,9 +220,37 @@ class Worker:
             participant.skip(shard, seq)
             return
         lsn = self._wal.append(RecordType.LOG, sequenced(seq, data))
-        sends.extend(participant.take(part, seq, lsn).votes)
-        if isinstance(part, Prepare):
-            self._apply_ready(sends)
+        effects = await self._in_turns(participant.take_steps(part, seq, lsn))
+        sends.extend(effects.votes)
+        await self._apply_ready(sends)
+
+    async def _in_turns(self, steps: Steps[T]) -> T:
+        """Do all steps, with turns for the other tasks of the loop between them."""
+        rows = 0
+        while True:
+            try:
+                rows += next(steps)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            if rows >= ROWS_PER_TURN:
+                rows = 0
+                await asyncio.sleep(0)
+
+    async def _take_supplied(self, supplied: Supplied, sends: list[Vote]) -> None:
+        """Log and take what a peer gave, if it is still lacking; it is not voted on."""
+        participant = self._participant
+        if isinstance(supplied.reply, TailReply):
+            participant.supply_tail(supplied.reply.records)
+        else:
+            for raw in supplied.reply.records:
+                record = self._readable(supplied.shard, 0, raw)
+                if record is not None and participant.lacks(record):
+                    lsn = self._wal.append(RecordType.LOG, sequenced(0, raw))
+                    participant.take(record, 0, lsn)
+        await self._apply_ready(sends)
+        if not supplied.done.done():
+            supplied.done.set_result(None)
 
     def _readable(self, shard: int, seq: int, data: bytes) -> Prepare | Stage | None:
         """The record, or None: what no vote is given on ends with its deadline."""
@@ -182,7 +266,7 @@ class Worker:
         self._log.error("passed over a shard-log record", shard=shard, seq=seq, reason=reason)
         return None
 
-    def _decisions(self, seq: int, data: bytes, sends: list[Vote]) -> None:
+    async def _decisions(self, seq: int, data: bytes, sends: list[Vote]) -> None:
         try:
             message = decode(data)
         except BadMessage as error:
@@ -191,27 +275,26 @@ class Worker:
             self.follower.ask_takeover(self._participant.promised, f"record {seq}: {error}")
             return
         if isinstance(message, DecisionRecord):
-            self._offer(message, seq, data, sends)
+            await self._offer(message, seq, data, sends)
 
-    def _offer(self, record: DecisionRecord, seq: int, raw: bytes, sends: list[Vote]) -> None:
+    async def _offer(self, record: DecisionRecord, seq: int, raw: bytes, sends: list[Vote]) -> None:
         try:
             self._participant.offer(record, seq, raw)
         except ChainBroken as broken:
             self.follower.ask_takeover(self._participant.promised, str(broken))
             return
-        self._apply_ready(sends)
+        await self._apply_ready(sends)
 
-    def _apply_ready(self, sends: list[Vote]) -> None:
+    async def _apply_ready(self, sends: list[Vote]) -> None:
         participant = self._participant
         while (ready := participant.next_ready()) is not None:
             record, seq, raw = ready
             lsn = self._wal.append(RecordType.DECISIONS, sequenced(seq, raw))
             try:
-                sends.extend(participant.apply(record, seq, lsn).votes)
+                effects = await self._in_turns(participant.apply_steps(record, seq, lsn))
             except ChainBroken as broken:
-                raise StorageCorrupt(
-                    f"this worker is behind its cluster (restored from an old copy?): {broken}"
-                ) from broken
+                raise StorageCorrupt(f"the decision log contradicts itself: {broken}") from broken
+            sends.extend(effects.votes)
 
     def _on_beat(self, beat: Beat) -> bool:
         """Note what is stable; true when lost messages should be sent again."""
@@ -221,6 +304,7 @@ class Worker:
         if beat.term > participant.promised:
             self._wal.append(RecordType.PROMISE, promised(beat.term, beat.coordinator))
             participant.adopt_term(beat.term, beat.coordinator)
+        participant.hear(beat.wall_ms, beat.last_ts)
         for collection_id in participant.stable(beat.stable_ts, beat.floor_ts):
             self._on_dropped(collection_id)
         # A beat says that the term has begun, so its logs exist: a promise alone does not.
@@ -254,13 +338,18 @@ class Worker:
             self.follower.want(participant.promised, shards)
 
     def _wake_readers(self) -> None:
-        if not self._cursor_waiters:
-            return
-        cursor = self._participant.cursor
-        for ts, future in self._cursor_waiters:
-            if ts <= cursor and not future.done():
-                future.set_result(None)
-        self._cursor_waiters = [w for w in self._cursor_waiters if not w[1].done()]
+        participant = self._participant
+        if self._cursor_waiters:
+            for ts, future in self._cursor_waiters:
+                if ts <= participant.cursor and not future.done():
+                    future.set_result(None)
+            self._cursor_waiters = [w for w in self._cursor_waiters if not w[1].done()]
+        if self._chunk_waiters:
+            for overlay, future in self._chunk_waiters:
+                settled = participant.has_chunks(overlay) or participant.is_over(overlay)
+                if settled and not future.done():
+                    future.set_result(None)
+            self._chunk_waiters = [w for w in self._chunk_waiters if not w[1].done()]
 
     # --- outputs ----------------------------------------------------------------------------------
 
@@ -304,11 +393,14 @@ class Worker:
             self._log.warning("the broker is away, votes wait", votes=len(sends))
 
     def _durable(self) -> Durable:
-        participant = self._participant
+        participant, saved = self._participant, self._checkpoint
+        # A WAL whose last records are damaged is refilled from the logs: they are kept to the
+        # checkpoint. Positions of another term are in other logs.
+        covers = saved is not None and saved.promised == participant.promised
         return Durable(
             worker=participant.worker,
             term=participant.promised,
             cursor=participant.cursor,
-            flushed=dict(participant.positions),
-            decision_seq=participant.decision_seq,
+            flushed=dict(saved.positions) if saved is not None and covers else {},
+            decision_seq=saved.decision_seq if saved is not None and covers else 0,
         )

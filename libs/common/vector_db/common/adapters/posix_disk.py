@@ -148,6 +148,18 @@ class PosixDisk:
         """:raises FileNotFoundError: no such file."""
         return self._path(name).read_bytes()
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        """Bytes [offset, offset + size) of a file, fewer where it ends before.
+
+        :raises FileNotFoundError: no such file.
+        """
+        with self._path(name).open("rb", buffering=0) as file:
+            parts = []
+            while size and (part := os.pread(file.fileno(), size, offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def write_atomic(self, name: str, parts: list[Buffer]) -> None:
         """Replace a file whole: temp + fsync + rename + fsync(dir).
 

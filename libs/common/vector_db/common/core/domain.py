@@ -26,11 +26,16 @@ def majority(replicas: int) -> int:
 
 
 class DomainState(msgspec.Struct, frozen=True):
-    """`catalog_ts` is the newest decision that changed anything here."""
+    """`catalog_ts` is the newest decision that changed anything here.
+
+    `founders`, while no shard is placed: the workers that the cluster began with. A majority of
+    them stands for the majority of every shard.
+    """
 
     catalog_ts: int = 0
     collections: dict[int, Collection] = {}
     replicas: dict[int, tuple[str, ...]] = {}
+    founders: tuple[str, ...] = ()
 
     def by_name(self, name: str) -> Collection | None:
         """The live collection of that name."""
@@ -51,16 +56,21 @@ class DomainState(msgspec.Struct, frozen=True):
                 return self
             case CreateCollection(ts, collection):
                 return DomainState(
-                    ts, self.collections | {collection.id: collection}, self.replicas
+                    ts,
+                    self.collections | {collection.id: collection},
+                    self.replicas,
+                    self.founders,
                 )
             case DropCollection(ts, collection_id):
                 kept = {i: c for i, c in self.collections.items() if i != collection_id}
-                return DomainState(ts, kept, self.replicas)
+                return DomainState(ts, kept, self.replicas, self.founders)
             case SetPlacement(ts, replicas):
                 return DomainState(ts, self.collections, dict(replicas))
             case Takeover():
                 collections = {c.id: c for c in decision.collections}
-                return DomainState(decision.catalog_ts, collections, dict(decision.replicas))
+                return DomainState(
+                    decision.catalog_ts, collections, dict(decision.replicas), decision.founders
+                )
 
     def has_majority(self, shard: int, workers: set[str]) -> bool:
         """Whether `workers` hold a majority of the replicas of `shard`."""

@@ -23,13 +23,27 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 # --- shard log: gateway → replicas -------------------------------------------------------------
 
 
+class ReadSet(msgspec.Struct, frozen=True):
+    """What a serializable transaction read of one collection at one shard.
+
+    `whole`: anything there may have mattered (query, count, scroll); else exactly the keys `ids`,
+    found or not.
+    """
+
+    collection_id: int
+    whole: bool
+    ids: Blob
+
+
 class Prepare(Message, frozen=True):
     """Asks one shard to vote on its part of a transaction (architecture, section 4, step 1).
 
     `mode`: ``blind`` (upserts that coexist with each other) or ``snapshot`` (first committer wins).
+    `reads`: what must not have changed since `snapshot_ts`, nor change until the decision; a shard
+    that was only read gets a PREPARE without blocks.
     `deadline_ms` is on the sequencer's clock as the gateway last heard it: a replica drops the
     record unvoted once a decision with a later wall time was consumed. `stages` chunks precede this
-    record; `stages_crc` is `ids_checksum` of them.
+    record; `stages_crc` is `chunks_checksum` of them.
     """
 
     txn_id: bytes
@@ -44,10 +58,15 @@ class Prepare(Message, frozen=True):
     blocks: tuple[RowBlock, ...]
     stages: int = 0
     stages_crc: int = 0
+    reads: tuple[ReadSet, ...] = ()
 
 
 class Stage(Message, frozen=True):
-    """One chunk of a transaction too large for its PREPARE."""
+    """Chunk `index` (from 0) of what a transaction writes at one shard, ahead of its PREPARE.
+
+    A chunk that comes again changes nothing: the first one counts. `deadline_ms` is when the
+    transaction expires.
+    """
 
     txn_id: bytes
     term: int
@@ -85,8 +104,9 @@ class Vote(Message, frozen=True):
 class Durable(Message, frozen=True):
     """All decisions up to `cursor` are applied and fsynced at `worker`.
 
-    `flushed` gives per shard the newest shard-log sequence that is in the worker's synced WAL, and
-    `decision_seq` the same of the decision log: what the streams may be trimmed to.
+    `flushed` gives per shard the newest shard-log sequence that the worker's last durable
+    checkpoint covers, and `decision_seq` the same of the decision log: what the streams may be
+    trimmed to.
     """
 
     worker: str
@@ -100,11 +120,12 @@ class Durable(Message, frozen=True):
 
 
 class Commit(msgspec.Struct, frozen=True, tag=True):
-    """The transaction is committed at `ts`."""
+    """The transaction is committed at `ts`; its deletes found `deleted` rows."""
 
     ts: int
     txn_id: bytes
     participants: tuple[int, ...]
+    deleted: int = 0
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -140,10 +161,11 @@ class Takeover(msgspec.Struct, frozen=True, tag=True):
     """First decision (term, 0) of a term.
 
     `base` is the highest surveyed cursor; `bases` maps each earlier term to where the history
-    before it ended, this term's own included. `decisions` are the records from the least surveyed
-    cursor (exclusive) to the base; `collections` and `replicas` are the whole state at the base,
-    for whoever joins here. Whatever lies beyond the base is undone, and every undecided PREPARE of
-    an older term is dropped.
+    before it ended, this term's own included. `decisions` are the records from `decisions_after`
+    (exclusive) to the base: back to the least surveyed cursor where they fit into a record, else a
+    worker that is further behind asks another one (`TailRequest`). `collections` and `replicas` are
+    the whole state at the base, for whoever joins here. Whatever lies beyond the base is undone,
+    and every undecided PREPARE of an older term is dropped. `founders` as in `DomainState`.
     """
 
     ts: int
@@ -155,6 +177,7 @@ class Takeover(msgspec.Struct, frozen=True, tag=True):
     catalog_ts: int
     decisions_after: int
     decisions: tuple[DecisionRecord, ...]
+    founders: tuple[str, ...] = ()
 
 
 Decision: TypeAlias = Commit | Abort | CreateCollection | DropCollection | SetPlacement | Takeover
@@ -194,6 +217,7 @@ class Beat(Message, frozen=True):
 
     Carries the outcomes released since the last beat to the gateway it is addressed to. Every
     placed worker is durable up to `floor_ts`: decisions up to there need not be remembered.
+    Every decision up to `last_ts` was made at or before `wall_ms`, every later one after it.
     """
 
     term: int
@@ -204,6 +228,7 @@ class Beat(Message, frozen=True):
     wall_ms: int
     floor_ts: int = 0
     outcomes: tuple[Outcome, ...] = ()
+    last_ts: int = 0
 
 
 # --- takeover: candidate ↔ workers -------------------------------------------------------------
@@ -242,6 +267,44 @@ class Promise(Message, frozen=True):
     wall_ms: int
     tail: tuple[DecisionRecord, ...]
     tail_from: int = 0
+    founders: tuple[str, ...] = ()
+
+
+# --- what a worker lacks: worker ↔ worker, request / reply ---------------------------------------
+
+
+class PartRequest(Message, frozen=True):
+    """Asks another replica of `shard` for the records of a transaction's part: its chunks, then its
+    PREPARE. `skip` of them are here already."""
+
+    txn_id: bytes
+    shard: int
+    skip: int = 0
+
+
+class PartReply(Message, frozen=True):
+    """Framed shard-log records as they were logged, from `skip` on; `more` when others follow.
+
+    Empty without `more`: this replica does not have the part whole.
+    """
+
+    records: tuple[bytes, ...]
+    more: bool
+
+
+class TailRequest(Message, frozen=True):
+    """Asks another worker for the decision records in (`after_ts`, `up_to_ts`], as history goes in
+    `term`."""
+
+    term: int
+    after_ts: int
+    up_to_ts: int
+
+
+class TailReply(Message, frozen=True):
+    """The next of them, in order; empty: this worker does not have them, or not in that term."""
+
+    records: tuple[DecisionRecord, ...]
 
 
 # --- catalog, members, status: request / reply ------------------------------------------------
@@ -307,6 +370,18 @@ class TxnStatus(Message, frozen=True):
     deleted: int = 0
 
 
+class AbortRequest(Message, frozen=True):
+    """Asks the sequencer to abort a transaction unless it is decided; answered with `TxnStatus`.
+
+    `participants` are the shards that hold chunks of it, `deadline_ms` when it expires.
+    """
+
+    txn_id: bytes
+    term: int
+    participants: tuple[int, ...]
+    deadline_ms: int
+
+
 class StrongRequest(Message, frozen=True):
     """Asks the sequencer for a `stable_ts` confirmed by a majority of some shard in its term."""
 
@@ -328,6 +403,35 @@ class ConfirmReply(Message, frozen=True):
 # --- reads: gateway → shard worker, request / reply ---------------------------------------------
 
 
+class Overlay(msgspec.Struct, frozen=True):
+    """What a transaction has staged itself, which its reads see above their snapshot.
+
+    `chunks`: shard → how many chunks the read must see (shards without any are left out).
+    """
+
+    txn_id: bytes
+    term: int
+    chunks: dict[int, int]
+
+
+class StagedRequest(Message, frozen=True):
+    """Asks a worker whether it has the chunks, waiting for them a while; answered with the same."""
+
+    overlay: Overlay
+
+
+class AsOfRequest(Message, frozen=True):
+    """Asks a worker for the newest snapshot whose decisions all lie at or before `wall_ms`."""
+
+    wall_ms: int
+
+
+class AsOfReply(Message, frozen=True):
+    """`ts` 0: nothing was committed yet then."""
+
+    ts: int
+
+
 class SearchRequest(Message, frozen=True):
     """Top `k` of each query over `shards` of one collection at one snapshot.
 
@@ -344,6 +448,7 @@ class SearchRequest(Message, frozen=True):
     min_similarity: float | None = None
     include_metadata: bool = False
     include_vectors: bool = False
+    overlay: Overlay | None = None
 
 
 class SearchReply(Message, frozen=True):
@@ -367,10 +472,12 @@ class FetchRequest(Message, frozen=True):
     snapshot_ts: int
     ids: Blob
     include_vectors: bool = True
+    overlay: Overlay | None = None
 
 
 class RowsReply(Message, frozen=True):
-    """Rows as columns. `versions` int64[n] are their commit_ts; empty metadata = none."""
+    """Rows as columns. `versions` int64[n] are their commit_ts, 0 for a staged row of the reading
+    transaction; empty metadata = none."""
 
     ids: Blob
     versions: Buffer
@@ -383,6 +490,7 @@ class CountRequest(Message, frozen=True):
     shards: tuple[int, ...]
     snapshot_ts: int
     filter: bytes = b""
+    overlay: Overlay | None = None
 
 
 class CountReply(Message, frozen=True):
@@ -399,6 +507,7 @@ class ScrollRequest(Message, frozen=True):
     after: bytes = b""
     filter: bytes = b""
     include_vectors: bool = True
+    overlay: Overlay | None = None
 
 
 class StatsRequest(Message, frozen=True):
@@ -425,10 +534,12 @@ class ErrorReply(Message, frozen=True):
 
 
 AnyMessage: TypeAlias = (
-    Prepare | Stage | Vote | Durable | DecisionRecord | Beat | NeedTakeover | PromiseRequest |
-    Promise
+    Prepare | Stage | Vote | Durable | DecisionRecord | Beat
+    | NeedTakeover | PromiseRequest | Promise | PartRequest | PartReply | TailRequest | TailReply
     | CreateCollectionRequest | DropCollectionRequest | CatalogRequest | CatalogReply | Member
-    | TxnStatusRequest | TxnStatus | StrongRequest | StrongReply | ConfirmRequest | ConfirmReply
-    | SearchRequest | SearchReply | FetchRequest | RowsReply | CountRequest | CountReply
+    | TxnStatusRequest | TxnStatus | AbortRequest
+    | StrongRequest | StrongReply | ConfirmRequest | ConfirmReply
+    | StagedRequest | AsOfRequest | AsOfReply | SearchRequest | SearchReply
+    | FetchRequest | RowsReply | CountRequest | CountReply
     | ScrollRequest | StatsRequest | StatsReply | ErrorReply
 )  # fmt: skip

@@ -76,6 +76,30 @@ class Conflict(VectorDBError):
     retryable = True
 
 
+class TransactionExpired(VectorDBError):
+    """The transaction was open for longer than its timeout: nothing of it was applied."""
+
+    code = "transaction_expired"
+    http_status = 409
+    grpc_status = "ABORTED"
+
+
+class AlreadyCommitted(VectorDBError):
+    """A committed transaction cannot be aborted."""
+
+    code = "already_committed"
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class Aborted(VectorDBError):
+    """The transaction was aborted by its client; nothing of it was applied."""
+
+    code = "aborted"
+    http_status = 409
+    grpc_status = "ABORTED"
+
+
 class SnapshotTooOld(VectorDBError):
     """The asked snapshot lies before the retention window."""
 
@@ -105,6 +129,14 @@ class UnsupportedMediaType(VectorDBError):
 
     code = "unsupported_media_type"
     http_status = 415
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class IdempotencyMismatch(VectorDBError):
+    """The idempotency key was used before, with another request; nothing was applied."""
+
+    code = "idempotency_mismatch"
+    http_status = 422
     grpc_status = "INVALID_ARGUMENT"
 
 

@@ -19,6 +19,9 @@ N_MAX = (1 << N_BITS) - 1
 TS_NEVER = (1 << 63) - 1
 """`end_ts` of a row that is alive; above every commit timestamp, and an int64 for NumPy's sake."""
 
+IDEMPOTENCY_COLLECTION = "_idempotency"
+"""Hidden: one row for each idempotency key. Clients' names cannot start with an underscore."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
@@ -37,6 +40,24 @@ def ts_term(ts: int) -> int:
 def ts_n(ts: int) -> int:
     """The n of a packed timestamp."""
     return ts & N_MAX
+
+
+def make_txn_id(term: int, deadline_ms: int, entropy: bytes) -> bytes:
+    """16 bytes that name a transaction, and say in which term and until when it can commit: 3 bytes
+    of term, 6 of deadline (ms since 1970), and 7 random ones."""
+    if len(entropy) != 7:
+        raise ValueError(f"{len(entropy)} random bytes, want 7")
+    return term.to_bytes(3, "big") + deadline_ms.to_bytes(6, "big") + entropy
+
+
+def txn_term(txn_id: bytes) -> int:
+    """The term of a transaction's id."""
+    return int.from_bytes(txn_id[:3], "big")
+
+
+def txn_deadline_ms(txn_id: bytes) -> int:
+    """When a transaction can commit no more, ms since 1970, by its id."""
+    return int.from_bytes(txn_id[3:9], "big")
 
 
 def validate_id(row_id: str, where: str = "id") -> bytes:

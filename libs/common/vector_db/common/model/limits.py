@@ -19,6 +19,16 @@ BROKER_PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
 UNACKED_BYTES_PER_SHARD_MAX = 16 * 1024 * 1024
 """Bytes of undecided writes that one gateway keeps in flight to one shard, then 429."""
 
+OVERLAY_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of a transaction's own staged rows that a query or a filter inside it sees at a worker."""
+
+STAGED_PART_BYTES_MAX = 8 * 1024 * 1024
+"""Chunks of one shard's part of a transaction that a replica keeps in memory; the rest is read back
+from its WAL when it is needed."""
+
+PEER_REPLY_BYTES_MAX = 4 * 1024 * 1024
+"""Records in one answer to a worker that lacks them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

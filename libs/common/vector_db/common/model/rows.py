@@ -192,11 +192,21 @@ class RowBlock(msgspec.Struct, frozen=True):
             raise ValueError(f"versions: {len(self.versions)} bytes for {n} rows")
 
 
-def ids_checksum(chunks: Iterable[Sequence[RowBlock]]) -> int:
-    """crc32c over the ids of chunks in order: what a PREPARE says of the STAGE records before
-    it."""
-    crc = 0
+def chunks_checksum(chunks: Iterable[Sequence[RowBlock]], crc: int = 0) -> int:
+    """crc32c over everything that the chunks write, in order, continued from `crc` (the checksum of
+    the chunks before them): what a PREPARE says of the STAGE records that precede it."""
     for blocks in chunks:
         for block in blocks:
-            crc = google_crc32c.extend(crc, bytes(block.ids.data))
+            metadata = block.metadata
+            head = f"{block.collection_id} {block.delete} {block.precondition} {len(block)}"
+            for part in (
+                head.encode(),
+                block.ids.offsets,
+                block.ids.data,
+                block.vectors,
+                b"" if metadata is None else metadata.offsets,
+                b"" if metadata is None else metadata.data,
+                block.versions,
+            ):
+                crc = google_crc32c.extend(crc, bytes(part))
     return crc

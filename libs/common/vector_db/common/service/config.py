@@ -100,6 +100,19 @@ class StorageConfig(_Group):
     """WAL bytes after which a checkpoint is written."""
 
 
+class TransactionsConfig(_Group):
+    """Open transactions, the past that can be read, and remembered writes."""
+
+    retention_s: Annotated[float, Field(ge=1, le=7 * 86400)] = 3600.0
+    """How far back reads may go (`as_of`, scroll cursors, open transactions)."""
+    txn_timeout_s: Seconds = 60.0
+    """How long a transaction may stay open unless it asks for another time."""
+    idempotency_ttl_s: Annotated[float, Field(ge=1)] = 86400.0
+    """How long the answer to a write with an idempotency key is remembered."""
+    token_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """Signs transaction tokens; the same for all gateways. None: derived from the cluster's id."""
+
+
 class ShardingConfig(_Group):
     """How rows spread; `shard_count` bounds the shards that new collections may use."""
 
@@ -153,6 +166,7 @@ class Config(BaseSettings):
 
     server: ServerConfig = Field(default_factory=ServerConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    transactions: TransactionsConfig = Field(default_factory=TransactionsConfig)
     sharding: ShardingConfig = Field(default_factory=ShardingConfig)
     security: SecurityConfig = Field(default_factory=SecurityConfig)
     performance: PerformanceConfig = Field(default_factory=PerformanceConfig)
@@ -255,6 +269,8 @@ def effective_yaml(config: Config) -> str:
         server["api_key"] = MASK
     if server["nats_url"] is not None:
         server["nats_url"] = mask_url(server["nats_url"])
+    if values["transactions"]["token_secret"] is not None:
+        values["transactions"]["token_secret"] = MASK
     return str(yaml.safe_dump(values, sort_keys=False))
 
 

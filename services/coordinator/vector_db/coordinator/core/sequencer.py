@@ -32,11 +32,13 @@ from vector_db.common.core.messages import (
     Vote,
 )
 from vector_db.common.model.collection import Collection, Metric
-from vector_db.common.model.ids import make_ts
+from vector_db.common.model.ids import make_ts, txn_deadline_ms, txn_term
 
 DECISIONS_PER_RECORD_MAX = 1024
-DECIDED_MEMORY_MS = 600_000
-"""How long outcomes are told to askers after their deadline."""
+DECIDED_MEMORY_MS = 120_000
+"""How long outcomes are told to askers after their deadline (thousands a second are kept)."""
+OPEN_MS_MAX = 7 * 86_400_000
+"""No transaction may stay open for longer."""
 
 
 @dataclass(slots=True)
@@ -83,6 +85,8 @@ class _Unreleased:
     gateway: str = ""
     outcome: Outcome | None = None
     reply: Reply | None = None
+    founders: tuple[str, ...] = ()
+    """While no placement is in force, a majority of them has to know."""
 
 
 class Sequencer:
@@ -100,15 +104,15 @@ class Sequencer:
         self._queue: list[Decision] = [takeover]
         self._transactions: dict[bytes, _Transaction] = {}
         self._deadlines: list[tuple[int, bytes]] = []
-        self._decided: dict[bytes, tuple[int, TxnStatus]] = {}
-        self._decided_order: deque[bytes] = deque()
+        self._decided: dict[bytes, TxnStatus] = {}
+        self._decided_until: list[tuple[int, bytes]] = []
         self._cursors: dict[str, int] = {}
         self._flushed: dict[int, dict[str, int]] = {}
         self._decision_seqs: dict[str, int] = {}
         self._unreleased: deque[_Unreleased] = deque(
-            [_Unreleased(takeover.ts, tuple(self.state.replicas))]
+            [_Unreleased(takeover.ts, tuple(self.state.replicas), founders=self.state.founders)]
         )
-        self._placing: tuple[int, tuple[int, ...]] | None = None
+        self._placing: tuple[int, tuple[int, ...], tuple[str, ...]] | None = None
         self._awaiting_placement: list[Reply] = []
         self._in_force = self.state.replicas
 
@@ -160,6 +164,27 @@ class Sequencer:
         self._release(effects)
         return effects
 
+    def abort(
+        self, txn_id: bytes, participants: tuple[int, ...], deadline_ms: int, now_ms: int
+    ) -> tuple[TxnStatus, Effects]:
+        """Its client gives a transaction up: decided unless it is already; what it is now.
+
+        `participants` hold chunks of it; with its PREPAREs on the way, their votes come too late.
+        """
+        effects = Effects()
+        self._advance_wall(now_ms)
+        if txn_id not in self._decided:
+            txn = self._transactions.get(txn_id)
+            if txn is None:
+                txn = _Transaction(txn_id, participants, "", deadline_ms, 0)
+                self._transactions[txn_id] = txn
+            txn.participants = tuple(sorted({*txn.participants, *participants}))
+            self._abort(txn, "aborted", "by its client", effects)
+        return self._told(self._decided[txn_id]), effects
+
+    def _told(self, status: TxnStatus) -> TxnStatus:
+        return TxnStatus("pending") if status.commit_ts > self.stable_ts else status
+
     def tick(self, now_ms: int) -> Effects:
         """Abort what passed its deadline; forget old outcomes."""
         effects = Effects()
@@ -169,11 +194,8 @@ class Sequencer:
             txn = self._transactions.get(txn_id)
             if txn is not None:
                 self._abort(txn, txn.reason or "unavailable", txn.detail or "deadline", effects)
-        while self._decided_order:
-            oldest = self._decided_order[0]
-            if self._decided[oldest][0] + DECIDED_MEMORY_MS > self.wall_ms:
-                break
-            del self._decided[self._decided_order.popleft()]
+        while self._decided_until and self._decided_until[0][0] <= self.wall_ms:
+            del self._decided[heapq.heappop(self._decided_until)[1]]
         return effects
 
     def create_collection(
@@ -191,19 +213,18 @@ class Sequencer:
         is decided first, and the collection is answered for once it is in force.
         """
         effects = Effects()
-        known = tuple(self.state.replicas)
+        # Until a change is in force only the old shards (or the founders) are sure to be surveyed.
+        known, founders = tuple(self.state.replicas), self.state.founders
         if replicas != self.state.replicas:
             ts = self._take_ts()
-            # Until the change is in force only the old shards are sure to be surveyed.
-            known = known or tuple(replicas)
-            self._placing = (ts, tuple(replicas))
+            self._placing = (ts, tuple(replicas), founders)
             self._decide(SetPlacement(ts, replicas))
-            self._unreleased.append(_Unreleased(ts, known))
+            self._unreleased.append(_Unreleased(ts, known, founders=founders))
         ts = self._take_ts()
         collection = Collection(ts, name, dimension, metric, shards)
         self._decide(CreateCollection(ts, collection))
         reply = Reply(token, ts, collection)
-        self._unreleased.append(_Unreleased(ts, known, reply=reply))
+        self._unreleased.append(_Unreleased(ts, known, reply=reply, founders=founders))
         self._release(effects)
         return effects
 
@@ -244,9 +265,12 @@ class Sequencer:
     def status(
         self, txn_id: bytes, term: int = 0, deadline_ms: int = 0, now_ms: int = 0
     ) -> TxnStatus:
-        """What this term knows of a transaction that was sent in `term`."""
+        """What this term knows, for good, of a transaction that was sent in `term`.
+
+        A commit that is not released yet may be undone: this sequencer may have been replaced.
+        """
         if txn_id in self._decided:
-            return self._decided[txn_id][1]
+            return self._told(self._decided[txn_id])
         if txn_id in self._transactions:
             return TxnStatus("pending")
         self._advance_wall(now_ms)
@@ -256,10 +280,22 @@ class Sequencer:
             return TxnStatus("aborted", 0, "unavailable", "no shard worker voted in time")
         return TxnStatus("unknown")
 
+    @property
+    def last_ts(self) -> int:
+        """The newest decision, published or not."""
+        return make_ts(self.term, self._next_n - 1)
+
+    def wall_now(self, now_ms: int) -> int:
+        """The wall time of this moment, as decisions carry it: later ones carry no earlier one."""
+        self._advance_wall(now_ms)
+        return self.wall_ms
+
     def floor_ts(self) -> int:
-        """Every placed worker is durable up to here; 0 while one was not heard in this term."""
-        workers = self.state.workers()
-        return min((self._cursors.get(w, 0) for w in workers), default=0)
+        """Every placed worker is durable up to here, and on this history: 0 while one was not
+        heard to have applied this term's takeover."""
+        cursors = [self._cursors.get(w, 0) for w in self.state.workers()]
+        least = min(cursors, default=0)
+        return least if least >= make_ts(self.term, 0) else 0
 
     def trim_points(self) -> tuple[dict[int, int], int]:
         """Per shard, and for the decision log, the sequence that every replica has in its own
@@ -313,7 +349,7 @@ class Sequencer:
             return
         ts = self._take_ts()
         deleted = sum(txn.deleted.values())
-        self._decide(Commit(ts, txn.txn_id, txn.participants))
+        self._decide(Commit(ts, txn.txn_id, txn.participants, deleted))
         self._remember(txn, TxnStatus("committed", ts, deleted=deleted))
         outcome = Outcome(txn.txn_id, ts, deleted)
         self._unreleased.append(_Unreleased(ts, txn.participants, txn.gateway, outcome))
@@ -322,21 +358,32 @@ class Sequencer:
         ts = self._take_ts()
         self._decide(Abort(ts, txn.txn_id, txn.participants, reason, detail))
         self._remember(txn, TxnStatus("aborted", 0, reason, detail))
-        effects.outcomes.append((txn.gateway, Outcome(txn.txn_id, 0, 0, reason, detail)))
+        if txn.gateway:
+            effects.outcomes.append((txn.gateway, Outcome(txn.txn_id, 0, 0, reason, detail)))
 
     def _remember(self, txn: _Transaction, status: TxnStatus) -> None:
         del self._transactions[txn.txn_id]
-        self._decided[txn.txn_id] = (txn.deadline_ms, status)
-        self._decided_order.append(txn.txn_id)
+        self._decided[txn.txn_id] = status
+        known_ms = txn.deadline_ms
+        if txn_term(txn.txn_id) == self.term:
+            # An open transaction may be asked for until it expires, which its id says.
+            known_ms = max(known_ms, min(txn_deadline_ms(txn.txn_id), self.wall_ms + OPEN_MS_MAX))
+        heapq.heappush(self._decided_until, (known_ms + DECIDED_MEMORY_MS, txn.txn_id))
 
     def _durable_on(self, shard: int, ts: int) -> bool:
         reached = {w for w, cursor in self._cursors.items() if cursor >= ts}
         return self.state.has_majority(shard, reached)
 
+    def _known_to(self, founders: tuple[str, ...], ts: int) -> bool:
+        """Whether a majority of the founders (of none: at once) is durable up to `ts`."""
+        reached = sum(self._cursors.get(w, 0) >= ts for w in founders)
+        return not founders or reached >= majority(len(founders))
+
     def _release(self, effects: Effects) -> None:
         if self._placing is not None:
-            ts, shards = self._placing
-            if all(self._durable_on(s, ts) for s in shards):
+            ts, shards, founders = self._placing
+            known = self._known_to(founders, ts)
+            if known and all(self._durable_on(s, ts) for s in shards):
                 # The new shards count from here on: every majority of every shard knows of them.
                 self._in_force = self.state.replicas
                 self._placing = None
@@ -345,6 +392,8 @@ class Sequencer:
         while self._unreleased:
             head = self._unreleased[0]
             if head.shards and not any(self._durable_on(s, head.ts) for s in head.shards):
+                return
+            if not self._known_to(head.founders, head.ts):
                 return
             self._unreleased.popleft()
             self.stable_ts = head.ts

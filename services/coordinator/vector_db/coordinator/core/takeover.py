@@ -8,21 +8,25 @@ of every shard of the placement before it, so any such survey learns of the newe
 
 from __future__ import annotations
 
-from vector_db.common.core.domain import DomainState
+from collections.abc import Iterator
+
+import msgspec
+
+from vector_db.common.core.domain import DomainState, majority
+from vector_db.common.core.history import common_ts
 from vector_db.common.core.messages import DecisionRecord, Promise, Takeover
-from vector_db.common.model.ids import make_ts, ts_term
+from vector_db.common.model.ids import make_ts
+
+TAKEOVER_BYTES_MAX = 4 * 1024 * 1024
+"""Of decisions in a takeover record, which is one message: a worker further behind asks a peer."""
 
 
 class ClusterMismatch(Exception):
     """Workers of two clusters answered one survey: the operator mixed data directories."""
 
 
-def corrected_cursor(cursor: int, bases: dict[int, int]) -> int:
-    """How much of a history up to `cursor` counts, given where earlier terms' histories ended."""
-    for term in sorted(bases):
-        if term > ts_term(cursor):
-            return min(cursor, bases[term])
-    return cursor
+class HistoryLost(Exception):
+    """Decisions that were acknowledged are known to nobody who answered."""
 
 
 def _without_takeovers(record: DecisionRecord) -> DecisionRecord:
@@ -81,9 +85,17 @@ class Survey:
         state = DomainState(replicas=best.replicas)
         return [s for s in sorted(state.replicas) if not state.has_majority(s, self.workers)]
 
+    def lacks_founders(self) -> bool:
+        """Whether no shard is placed, and no majority of the founders has promised yet."""
+        best = self._best()
+        if best is None or best.replicas:
+            return False
+        promised = self.workers.intersection(best.founders)
+        return len(promised) < majority(len(best.founders))
+
     def complete(self) -> bool:
         """Whether a majority of every shard promised (never true of fresh workers alone)."""
-        return self._best() is not None and not self.missing()
+        return self._best() is not None and not self.missing() and not self.lacks_founders()
 
     def wall_ms(self) -> int:
         """The newest wall time that any surveyed decision carries."""
@@ -91,32 +103,42 @@ class Survey:
 
     def bootstrap(self, cluster_id: str) -> Takeover:
         """The first decision of a new cluster."""
-        return Takeover(make_ts(self.term, 0), 0, {}, cluster_id, (), {}, 0, 0, ())
+        founders = tuple(sorted(self._promises))
+        return Takeover(make_ts(self.term, 0), 0, {}, cluster_id, (), {}, 0, 0, (), founders)
 
-    def takeover(self) -> Takeover:
+    def takeover(self, stable_ts: int = 0) -> Takeover:
         """The first decision of the term, once `complete`.
 
-        :raises ValueError: the survey is not complete, or no surveyed tail reaches far enough back.
+        :param stable_ts: what is known to have been acknowledged, by whoever knows.
+        :raises ValueError: the survey is not complete.
+        :raises HistoryLost: the workers that answered have lost what they had acknowledged: their
+            disks were damaged or restored from a copy.
         """
         best = self._best()
         if best is None or not self.complete():
             raise ValueError("the survey is not complete")
         base = best.cursor
+        if base < stable_ts:
+            raise HistoryLost(
+                f"decisions up to {stable_ts} were acknowledged, and the shard workers that answer "
+                f"know them only up to {base}"
+            )
         bases = best.bases | {self.term: base}
         placed = {w for workers in best.replicas.values() for w in workers}
+        placed.update(best.founders)
         # A placed worker that was not surveyed may be as far behind as the tail reaches.
         least = min(
-            (
-                corrected_cursor(self._promises[w].cursor, bases)
-                if w in self._promises
-                else best.tail_from
-                for w in placed
-            ),
+            (self._kept(w, bases) if w in self._promises else best.tail_from for w in placed),
             default=base,
         )
-        if least < best.tail_from:
-            raise ValueError(f"decisions after {least} are needed, known from {best.tail_from}")
-        decisions = tuple(_without_takeovers(r) for r in best.tail if r.last_ts > least)
+        surveyed = placed.intersection(self._promises)
+        lost = [w for w in surveyed if self._kept(w, bases) < best.tail_from]
+        if lost:
+            # A tail is cut only below what every placed worker had reported as durable.
+            raise HistoryLost(
+                f"workers {sorted(lost)} had decisions up to {best.tail_from} and lack them now"
+            )
+        after, decisions = _newest(best, least)
         return Takeover(
             ts=make_ts(self.term, 0),
             base=base,
@@ -125,6 +147,33 @@ class Survey:
             collections=best.collections,
             replicas=best.replicas,
             catalog_ts=best.catalog_ts,
-            decisions_after=least,
-            decisions=tuple(r for r in decisions if r.decisions),
+            decisions_after=after,
+            decisions=decisions,
+            founders=best.founders,
         )
+
+    def _kept(self, worker: str, bases: dict[int, int]) -> int:
+        """How much of a worker's history is also in the one with these bases."""
+        promise = self._promises[worker]
+        return common_ts(promise.cursor, promise.bases, bases)
+
+
+def _newest(best: Promise, after: int) -> tuple[int, tuple[DecisionRecord, ...]]:
+    """(after, records of (after, cursor]): from the end back to `after`, or as many as fit."""
+    kept: list[DecisionRecord] = []
+    room = TAKEOVER_BYTES_MAX
+    for record in reversed(best.tail):
+        if record.last_ts <= after:
+            break
+        room -= len(msgspec.msgpack.encode(record))
+        if room < 0:
+            return kept[-1].prev_ts if kept else best.cursor, tuple(_stripped(kept))
+        kept.append(record)
+    return after, tuple(_stripped(kept))
+
+
+def _stripped(newest_first: list[DecisionRecord]) -> Iterator[DecisionRecord]:
+    for record in reversed(newest_first):
+        plain = _without_takeovers(record)
+        if plain.decisions:
+            yield plain

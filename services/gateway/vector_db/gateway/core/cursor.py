@@ -14,13 +14,15 @@ from vector_db.common.model.ids import TS_NEVER
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """`filter_hash` lets a cursor be refused when it comes back with another filter."""
+    """`filter_hash` lets a cursor be refused when it comes back with another filter; `txn_id` (of
+    the open transaction that it was given in) when it leaves its transaction."""
 
     version: int
     collection_id: int
     snapshot_ts: int
     after: bytes
     filter_hash: int
+    txn_id: bytes = b""
 
 
 def filter_hash(filter: bytes) -> int:
@@ -33,10 +35,10 @@ def encode_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(cursor)).decode().rstrip("=")
 
 
-def decode_cursor(text: str, collection_id: int, filter: bytes) -> Cursor:
+def decode_cursor(text: str, collection_id: int, filter: bytes, txn_id: bytes = b"") -> Cursor:
     """The cursor in `text`.
 
-    :raises InvalidArgument: not a cursor of this collection and filter.
+    :raises InvalidArgument: not a cursor of this collection, filter and transaction.
     """
     try:
         raw = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4))
@@ -51,4 +53,7 @@ def decode_cursor(text: str, collection_id: int, filter: bytes) -> Cursor:
         raise InvalidArgument("cursor: of another collection")
     if cursor.filter_hash != filter_hash(filter):
         raise InvalidArgument("cursor: of a scroll with another filter")
+    if cursor.txn_id != txn_id:
+        whose = "in a transaction" if cursor.txn_id else "outside of this transaction"
+        raise InvalidArgument(f"cursor: of a scroll {whose}, it goes on only there")
     return cursor

@@ -32,6 +32,7 @@ class ShardPart:
 
 def block_of(operation: Upsert | Delete, collection: Collection) -> RowBlock:
     """All rows of one operation as a block, vectors not copied where they are float32 already."""
+    versions = operation.if_version
     if isinstance(operation, Delete):
         return RowBlock(
             collection_id=collection.id,
@@ -39,10 +40,11 @@ def block_of(operation: Upsert | Delete, collection: Collection) -> RowBlock:
             ids=Blob.pack(operation.ids),
             hashes=hash_ids(operation.ids).tobytes(),
             delete=True,
+            precondition="none" if versions is None else "version",
+            versions=b"" if versions is None else np.asarray(versions, dtype="<i8").tobytes(),
         )
     rows = operation.rows
     vectors = np.ascontiguousarray(rows.vectors, dtype="<f4")
-    versions = operation.if_version
     return RowBlock(
         collection_id=collection.id,
         dimension=collection.dimension,

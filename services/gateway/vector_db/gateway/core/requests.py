@@ -14,13 +14,27 @@ from vector_db.common.model.rows import F32, I64
 Mode = Literal["upsert", "insert", "update"]
 
 
+Isolation = Literal["snapshot", "serializable"]
+
+
 @dataclass(frozen=True, slots=True)
 class Consistency:
-    """Which snapshot a read may use: the newest stable one, at least a token, or a confirmed
-    one."""
+    """Which snapshot a read may use: the newest stable one, at least a token, a confirmed one, or
+    one of the past (`as_of` a commit_ts, `as_of_ms` a time in ms since 1970; one of them at
+    most)."""
 
     at_least: int = 0
     strong: bool = False
+    as_of: int = 0
+    as_of_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The client's key of a write, and a hash of the request that came with it."""
+
+    key: bytes
+    request_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +58,27 @@ class Upsert:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete ids of one collection; absent ones are not counted."""
+    """Delete ids of one collection; absent ones are not counted.
+
+    `if_version` int64[n]: the version that each row must have now.
+    """
 
     collection: str
     ids: list[bytes]
+    if_version: I64 | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """`count`: rows written plus rows that deletes found alive."""
+    """`count`: rows written plus rows that deletes found alive.
+
+    `commit_ts` 0: staged in an open transaction. `replayed`: the answer to an earlier request with
+    the same idempotency key; nothing was applied now.
+    """
 
     count: int
     commit_ts: int
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +136,17 @@ class Page:
 
     rows: Rows
     cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """A transaction that was begun. `token` goes with the next call; `expires_ms` since 1970."""
+
+    txn_id: str
+    token: str
+    isolation: Isolation
+    snapshot_ts: int
+    expires_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,15 @@ from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.ids import validate_collection_name, validate_id
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32, I64
-from vector_db.gateway.core.requests import Consistency, Delete, Mode, Query, RowsIn, Upsert
+from vector_db.gateway.core.requests import (
+    Consistency,
+    Delete,
+    Isolation,
+    Mode,
+    Query,
+    RowsIn,
+    Upsert,
+)
 from vector_db.gateway.core.rows import (
     check_dimension,
     check_distinct,
@@ -29,12 +37,12 @@ from vector_db.gateway.core.rows import (
     check_row_count,
     compact_metadata,
 )
+from vector_db.gateway.core.times import TS_MAX, parse_rfc3339
 from vector_db.v1 import vector_db_pb2 as pb
 
 DEFAULT_COLLECTION = "default"
 K_DEFAULT = 10
 SCROLL_LIMIT_DEFAULT = 100
-TS_MAX = (1 << 53) - 1
 
 FILTER_BYTES_MAX = 1 << 20
 """Largest filter, as JSON text, that becomes Python objects at all."""
@@ -52,6 +60,13 @@ _METRICS: dict[int, str] = {
     pb.METRIC_COSINE: "cosine",
     pb.METRIC_DOT: "dot",
     pb.METRIC_EUCLIDEAN: "euclidean",
+}
+
+
+_ISOLATIONS: dict[int, Isolation] = {
+    pb.ISOLATION_UNSPECIFIED: "snapshot",
+    pb.ISOLATION_SNAPSHOT: "snapshot",
+    pb.ISOLATION_SERIALIZABLE: "serializable",
 }
 
 
@@ -105,10 +120,31 @@ def decode_patch(text: str, limits: Limits) -> dict[str, Any]:
 
 def decode_consistency(message: Any) -> Consistency:
     """The snapshot that a read may use; an absent message is the default."""
+    level = message.WhichOneof("level")
+    if level == "as_of_time":
+        return Consistency(as_of_ms=parse_rfc3339(message.as_of_time, "consistency.as_of_time"))
+    if level == "as_of":
+        as_of = int(message.as_of)
+        if not 1 <= as_of <= TS_MAX:
+            raise InvalidArgument(f"consistency.as_of: {as_of} is no commit_ts")
+        return Consistency(as_of=as_of)
     at_least = int(message.at_least)
     if not 0 <= at_least <= TS_MAX:
         raise InvalidArgument(f"consistency.at_least: {at_least} is no commit_ts")
     return Consistency(at_least=at_least, strong=bool(message.strong))
+
+
+def decode_begin(request: Any) -> tuple[Isolation, float | None]:
+    """Isolation and timeout in seconds (None: the configured one) of a transaction to begin."""
+    isolation = _ISOLATIONS.get(request.isolation)
+    if isolation is None:
+        raise InvalidArgument(f"isolation: {request.isolation} is no isolation")
+    if not request.HasField("timeout_s"):
+        return isolation, None
+    timeout_s = float(request.timeout_s)
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise InvalidArgument("timeout_s: must be a number above 0")
+    return isolation, timeout_s
 
 
 def decode_upsert(
@@ -119,6 +155,9 @@ def decode_upsert(
     if decoded_mode is None:
         raise InvalidArgument(f"mode: {mode} is no mode")
     check_row_count(len(vectors), limits, where)
+    versions = _row_versions(vectors, where)
+    if versions is not None and decoded_mode != "upsert":
+        raise InvalidArgument(f"{where}[0].if_version: give only one of mode and if_version")
     return Upsert(
         collection=collection,
         rows=RowsIn(
@@ -127,7 +166,7 @@ def decode_upsert(
             metadata=compact_metadata([v.metadata or None for v in vectors], limits, where),
         ),
         mode=decoded_mode,
-        if_version=_versions(vectors, where),
+        if_version=versions,
     )
 
 
@@ -164,8 +203,29 @@ def _operation(operation: Any, where: str, limits: Limits) -> Upsert | Delete:
         return decode_upsert(collection, upsert.vectors, upsert.mode, limits, place)
     if action == "delete":
         ids = decode_ids(operation.delete.ids, f"{where}.delete.ids", limits)
-        return Delete(collection, ids)
+        return decode_delete(collection, ids, operation.delete.if_versions, f"{where}.delete")
     raise InvalidArgument(f"{where}: an operation is either upsert or delete")
+
+
+def decode_delete(
+    collection: str, ids: list[bytes], versions: Sequence[int], where: str = ""
+) -> Delete:
+    """A delete by ids; no versions, or one an id."""
+    if not versions:
+        return Delete(collection, ids)
+    place = f"{where}.if_versions" if where else "if_versions"
+    if len(versions) != len(ids):
+        raise InvalidArgument(f"{place}: {len(versions)} versions for {len(ids)} ids")
+    for i, version in enumerate(versions):
+        decode_version(version, f"{place}[{i}]")
+    return Delete(collection, ids, np.array(versions, dtype=np.int64))
+
+
+def decode_version(version: int, where: str) -> int:
+    """A version that a row may have."""
+    if not 0 <= version <= TS_MAX:
+        raise InvalidArgument(f"{where}: {version} is no version")
+    return version
 
 
 def decode_query(request: Any, limits: Limits) -> Query:
@@ -235,7 +295,7 @@ def _floats(items: Sequence[bytes], where: str, field: str, limits: Limits) -> F
     return np.frombuffer(data, dtype="<f4").reshape(len(items), size // 4)
 
 
-def _versions(vectors: Sequence[Any], where: str) -> I64 | None:
+def _row_versions(vectors: Sequence[Any], where: str) -> I64 | None:
     """int64[n] of `if_version`, or None when no row has one."""
     having = [v.HasField("if_version") for v in vectors]
     if not any(having):
@@ -243,7 +303,10 @@ def _versions(vectors: Sequence[Any], where: str) -> I64 | None:
     if not all(having):
         i = having.index(False)
         raise InvalidArgument(f"{where}[{i}].if_version: every row of a write has one, or none")
-    return np.array([v.if_version for v in vectors], dtype=np.int64)
+    versions = [
+        decode_version(v.if_version, f"{where}[{i}].if_version") for i, v in enumerate(vectors)
+    ]
+    return np.array(versions, dtype=np.int64)
 
 
 def _json_object(text: str, where: str) -> dict[str, Any]:

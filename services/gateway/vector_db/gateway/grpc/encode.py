@@ -12,6 +12,8 @@ from vector_db.common.model.rows import F32
 from vector_db.gateway.core.requests import (
     CollectionStats,
     Hits,
+    Isolation,
+    OpenTransaction,
     Page,
     QueryResult,
     Rows,
@@ -19,6 +21,10 @@ from vector_db.gateway.core.requests import (
 )
 from vector_db.v1 import vector_db_pb2 as pb
 
+_ISOLATIONS: dict[Isolation, Any] = {
+    "snapshot": pb.ISOLATION_SNAPSHOT,
+    "serializable": pb.ISOLATION_SERIALIZABLE,
+}
 _METRICS = {
     Metric.COSINE: pb.METRIC_COSINE,
     Metric.DOT: pb.METRIC_DOT,
@@ -50,7 +56,20 @@ def encode_stats(stats: CollectionStats) -> Any:
 
 def encode_write(result: WriteResult) -> Any:
     """The answer of every write."""
-    return pb.WriteResponse(count=result.count, commit_ts=result.commit_ts)
+    return pb.WriteResponse(
+        count=result.count, commit_ts=result.commit_ts, replayed=result.replayed
+    )
+
+
+def encode_begin(begun: OpenTransaction) -> Any:
+    """A transaction that was begun."""
+    return pb.BeginTransactionResponse(
+        id=begun.txn_id,
+        transaction=begun.token,
+        isolation=_ISOLATIONS[begun.isolation],
+        snapshot_ts=begun.snapshot_ts,
+        expires_ms=begun.expires_ms,
+    )
 
 
 def encode_query(result: QueryResult) -> Any:

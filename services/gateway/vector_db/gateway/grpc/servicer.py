@@ -1,7 +1,8 @@
 """The calls of the public gRPC API: decode, ask the database, encode.
 
-Owns the invariant that every call ends with the request id in its trailing metadata and every
-failure with a status from `errors.py`. Requests arrive here as bytes, so that malformed protobuf is
+Owns the invariants that every call ends with the request id in its trailing metadata and every
+failure with a status from `errors.py`, and that a call with a transaction's token runs in it and
+answers the next token. Requests arrive here as bytes, so that malformed protobuf is
 answered like any other malformed request instead of by grpc itself.
 """
 
@@ -16,8 +17,9 @@ import grpc
 from vector_db.common.model.errors import InvalidArgument, NotFound
 from vector_db.common.model.ids import validate_collection_name, validate_id
 from vector_db.common.model.limits import Limits
-from vector_db.gateway.api import DatabaseApi
-from vector_db.gateway.core.requests import Delete, Upsert, WriteResult
+from vector_db.gateway.api import DatabaseApi, RowsApi, TransactionApi
+from vector_db.gateway.core.request_hash import idempotency
+from vector_db.gateway.core.requests import Idempotency, Upsert, WriteResult
 from vector_db.gateway.grpc import decode, encode
 from vector_db.gateway.grpc.errors import failure_of
 from vector_db.gateway.metrics import GatewayMetrics
@@ -55,6 +57,9 @@ class Servicer:
             ("Count", pb.CountRequest, self._count),
             ("Scroll", pb.ScrollRequest, self._scroll),
             ("Commit", pb.CommitRequest, self._commit),
+            ("BeginTransaction", pb.BeginTransactionRequest, self._begin_transaction),
+            ("CommitTransaction", pb.CommitTransactionRequest, self._commit_transaction),
+            ("AbortTransaction", pb.AbortTransactionRequest, self._abort_transaction),
             ("GetTransaction", pb.GetTransactionRequest, self._get_transaction),
             ("CreateCollection", pb.CreateCollectionRequest, self._create_collection),
             ("ListCollections", pb.ListCollectionsRequest, self._list_collections),
@@ -83,76 +88,107 @@ class Servicer:
 
         return handle
 
+    def _scope(self, request: Any) -> tuple[RowsApi, TransactionApi | None]:
+        """Where the rows of a call are: the database, or the open transaction that it names."""
+        if not request.transaction:
+            return self._api, None
+        transaction = self._api.resume(request.transaction)
+        return transaction, transaction
+
     async def _insert_vectors(self, request: Any) -> Any:
         collection = decode.decode_collection_name(request.collection)
         upsert = decode.decode_upsert(collection, request.vectors, request.mode, self._limits)
+        api, transaction = self._scope(request)
+        key = _idempotency(request, transaction)
         with self._metrics.insert(EDGE) as insert:
-            result = await self._write_or_create(upsert, may_create=not request.collection)
-            insert.rows = result.count
-        return encode.encode_write(result)
+            try:
+                result = await api.write([upsert], key)
+            except NotFound:
+                # Collections are not part of transactions: there it exists, or there are no rows.
+                if request.collection or transaction is not None or not _may_create(upsert):
+                    raise
+                result = await self._create_and_write(upsert, key)
+            insert.rows = 0 if result.replayed else result.count
+        return _answer(encode.encode_write(result), transaction)
 
-    async def _write_or_create(self, upsert: Upsert, may_create: bool) -> WriteResult:
-        """The default collection is made by the first insert; an update has nothing to update."""
-        try:
-            return await self._api.write([upsert])
-        except NotFound:
-            if not may_create or upsert.mode == "update":
-                raise
+    async def _create_and_write(self, upsert: Upsert, key: Idempotency | None) -> WriteResult:
+        """The default collection is made by the first insert."""
         dimension = upsert.rows.vectors.shape[1]
         await self._api.create_collection(upsert.collection, dimension, "cosine", if_absent=True)
-        return await self._api.write([upsert])
+        return await self._api.write([upsert], key)
 
     async def _query_similar(self, request: Any) -> Any:
         query = decode.decode_query(request, self._limits)
+        api, transaction = self._scope(request)
+        _check_consistency(request, transaction)
         with self._metrics.query(EDGE):
-            return encode.encode_query(await self._api.query(query))
+            return _answer(encode.encode_query(await api.query(query)), transaction)
 
     async def _get(self, request: Any) -> Any:
-        rows = await self._api.fetch(
+        api, transaction = self._scope(request)
+        _check_consistency(request, transaction)
+        rows = await api.fetch(
             decode.decode_collection_name(request.collection),
             decode.decode_ids(request.ids, "ids", self._limits),
             decode.decode_consistency(request.consistency),
             include_vectors=not request.omit_dimensions,
         )
-        return encode.encode_get(rows)
+        return _answer(encode.encode_get(rows), transaction)
 
     async def _delete(self, request: Any) -> Any:
         collection = decode.decode_collection_name(request.collection)
         if bool(request.ids) == bool(request.filter):
             raise InvalidArgument("a delete has either ids or filter")
+        if request.if_versions and not request.ids:
+            raise InvalidArgument("if_versions: goes with ids only")
+        api, transaction = self._scope(request)
+        key = _idempotency(request, transaction)
         where = decode.decode_filter(request.filter, self._limits)
         if where is not None:
             with self._metrics.transaction(EDGE):
-                return encode.encode_write(await self._api.delete_where(collection, where))
+                result = await api.delete_where(collection, where, key)
+            return _answer(encode.encode_write(result), transaction)
         ids = decode.decode_ids(request.ids, "ids", self._limits)
+        delete = decode.decode_delete(collection, ids, request.if_versions)
         with self._metrics.transaction(EDGE):
-            return encode.encode_write(await self._api.write([Delete(collection, ids)]))
+            result = await api.write([delete], key)
+        return _answer(encode.encode_write(result), transaction)
 
     async def _patch_metadata(self, request: Any) -> Any:
         collection = decode.decode_collection_name(request.collection)
         row_id = validate_id(request.id)
         patch = decode.decode_patch(request.patch, self._limits)
+        version = None
+        if request.HasField("if_version"):
+            version = decode.decode_version(request.if_version, "if_version")
+        api, transaction = self._scope(request)
+        key = _idempotency(request, transaction)
         with self._metrics.transaction(EDGE):
-            return encode.encode_write(await self._api.patch_metadata(collection, row_id, patch))
+            result = await api.patch_metadata(collection, row_id, patch, version, key)
+        return _answer(encode.encode_write(result), transaction)
 
     async def _count(self, request: Any) -> Any:
-        count, snapshot_ts = await self._api.count(
+        api, transaction = self._scope(request)
+        _check_consistency(request, transaction)
+        count, snapshot_ts = await api.count(
             decode.decode_collection_name(request.collection),
             decode.decode_filter(request.filter, self._limits),
             decode.decode_consistency(request.consistency),
         )
-        return pb.CountResponse(count=count, snapshot_ts=snapshot_ts)
+        return _answer(pb.CountResponse(count=count, snapshot_ts=snapshot_ts), transaction)
 
     async def _scroll(self, request: Any) -> Any:
         collection = decode.decode_collection_name(request.collection)
         where = decode.decode_filter(request.filter, self._limits)
+        api, transaction = self._scope(request)
+        _check_consistency(request, transaction)
         consistency = decode.decode_consistency(request.consistency)
         limit = decode.decode_scroll_limit(request, self._limits)
         if not request.omit_dimensions:
             dimension = (await self._api.collection(collection)).dimension
             limit = min(limit, max(1, SCROLL_PAGE_BYTES_MAX // (4 * dimension)))
         while True:
-            page = await self._api.scroll(
+            page = await api.scroll(
                 collection,
                 limit,
                 where,
@@ -163,14 +199,38 @@ class Servicer:
             response = encode.encode_scroll(page)
             rows, size = len(response.vectors), response.ByteSize()
             if size <= SCROLL_PAGE_BYTES_MAX or rows <= 1:
-                return response
+                return _answer(response, transaction)
             # Ids and metadata took more than was left to them: ask for the part that fits.
             limit = max(1, min(rows - 1, rows * SCROLL_PAGE_BYTES_MAX // size))
 
     async def _commit(self, request: Any) -> Any:
         operations = decode.decode_operations(request.operations, self._limits)
+        key = _idempotency(request, None)
         with self._metrics.transaction(EDGE):
-            return encode.encode_write(await self._api.write(operations))
+            return encode.encode_write(await self._api.write(operations, key))
+
+    async def _begin_transaction(self, request: Any) -> Any:
+        isolation, timeout_s = decode.decode_begin(request)
+        return encode.encode_begin(await self._api.begin(isolation, timeout_s))
+
+    async def _commit_transaction(self, request: Any) -> Any:
+        transaction = self._open_transaction(request)
+        key = None
+        if request.idempotency_key:
+            # What is asked is the transaction, whichever of its tokens came.
+            asked = (b"CommitTransaction", transaction.txn_id.encode())
+            key = idempotency(request.idempotency_key, "idempotency_key", *asked)
+        with self._metrics.transaction(EDGE):
+            return encode.encode_write(await transaction.commit(key))
+
+    async def _abort_transaction(self, request: Any) -> Any:
+        await self._open_transaction(request).abort()
+        return pb.AbortTransactionResponse()
+
+    def _open_transaction(self, request: Any) -> TransactionApi:
+        if not request.transaction:
+            raise InvalidArgument("transaction: the token of an open transaction is needed")
+        return self._api.resume(request.transaction)
 
     async def _get_transaction(self, request: Any) -> Any:
         if not request.id:
@@ -215,6 +275,39 @@ class Servicer:
         # An empty name drops nothing: the default collection must be named to go.
         commit_ts = await self._api.drop_collection(validate_collection_name(request.name))
         return pb.DropCollectionResponse(commit_ts=commit_ts)
+
+
+def _may_create(upsert: Upsert) -> bool:
+    """Whether the rows could be the first of their collection."""
+    return upsert.mode != "update" and upsert.if_version is None
+
+
+def _idempotency(request: Any, transaction: TransactionApi | None) -> Idempotency | None:
+    """The key of a write and the hash of its request.
+
+    :raises InvalidArgument: a key in a transaction, or one that is malformed.
+    """
+    if not request.idempotency_key:
+        return None
+    if transaction is not None:
+        raise InvalidArgument(
+            "idempotency_key: has no meaning in a transaction; a key goes with its commit"
+        )
+    parts = (request.DESCRIPTOR.full_name.encode(), request.SerializeToString(deterministic=True))
+    return idempotency(request.idempotency_key, "idempotency_key", *parts)
+
+
+def _check_consistency(request: Any, transaction: TransactionApi | None) -> None:
+    """:raises InvalidArgument: one was asked for, whatever it says, in a transaction."""
+    if transaction is not None and request.consistency.WhichOneof("level") is not None:
+        raise InvalidArgument("consistency: a transaction reads at its own snapshot")
+
+
+def _answer(response: Any, transaction: TransactionApi | None) -> Any:
+    """`response` with the token for the next call of the transaction."""
+    if transaction is not None:
+        response.transaction = transaction.token
+    return response
 
 
 def request_id_of(context: Any) -> str:

@@ -14,10 +14,36 @@ class _Answer(BaseModel):
 
 
 class WriteAnswer(_Answer):
-    """Rows written, and deletes that found a row; `commit_ts` is the token for reading them."""
+    """Rows written, and deletes that found a row.
+
+    `commit_ts` is the rows' version and what reads give as `at_least`; absent in a transaction.
+    """
+
+    count: int
+    commit_ts: Timestamp | None = None
+
+
+class CommitAnswer(_Answer):
+    """Rows staged in the transaction, and the version that they have now."""
 
     count: int
     commit_ts: Timestamp
+
+
+class BeginAnswer(_Answer):
+    """An open transaction; `token` goes into the header `Transaction` of the next call."""
+
+    transaction: str
+    token: str
+    isolation: Literal["snapshot", "serializable"]
+    snapshot_ts: Timestamp
+    expires_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class AbortAnswer(_Answer):
+    """Nothing of the transaction was applied."""
+
+    state: Literal["aborted"]
 
 
 class Hit(_Answer):
@@ -51,7 +77,7 @@ class BatchQueryAnswer(_Answer):
 
 
 class StoredRow(_Answer):
-    """A row as stored; `version` is the commit_ts that wrote it."""
+    """A row as stored; `version` is the commit_ts that wrote it, 0 if this transaction did."""
 
     id: str
     dimensions: list[float] | None = None

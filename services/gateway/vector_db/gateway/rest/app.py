@@ -17,11 +17,13 @@ from vector_db.gateway.api import DatabaseApi
 from vector_db.gateway.metrics import GatewayMetrics
 from vector_db.gateway.rest.body import check_length
 from vector_db.gateway.rest.decode import Decoder
-from vector_db.gateway.rest.edge import Edge
-from vector_db.gateway.rest.errors import RequestIds, edge_middleware, error_response
+from vector_db.gateway.rest.edge import Edge, Route
+from vector_db.gateway.rest.errors import Handler, RequestIds, edge_middleware, error_response
+from vector_db.gateway.rest.headers import check_refused
 from vector_db.gateway.rest.routes.catalog import Catalog
 from vector_db.gateway.rest.routes.operations import Operations
 from vector_db.gateway.rest.routes.reads import Reads
+from vector_db.gateway.rest.routes.transactions import Transactions
 from vector_db.gateway.rest.routes.writes import Writes
 
 
@@ -55,15 +57,29 @@ def build_app(
         middlewares=[edge_middleware(api_key, request_ids)], client_max_size=limits.body_bytes_max
     )
     expect = _expect_handler(limits, request_ids)
-    writes, reads, catalog = (t(edge).routes() for t in (Writes, Reads, Catalog))
-    operations = Operations(edge, [*writes, *reads, *catalog]).routes()
+    writes, reads, transactions, catalog = (
+        topic(edge).routes() for topic in (Writes, Reads, Transactions, Catalog)
+    )
+    operations = Operations(edge, [*writes, *reads, *transactions, *catalog]).routes()
     # The router tries the routes below one prefix in this order: queries first.
-    for route in [*reads, *writes, *catalog, *operations]:
+    for route in [*reads, *writes, *transactions, *catalog, *operations]:
         # An id may hold slashes, and line breaks that a 400 is to name.
         path = route.path.replace("/vectors/{id}", r"/vectors/{id:[\s\S]+}")
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
-            app.router.add_route(method, path, route.handler, expect_handler=expect)
+            app.router.add_route(method, path, _guarded(route), expect_handler=expect)
     return app
+
+
+def _guarded(route: Route) -> Handler:
+    """The handler of `route`, behind the headers that it refuses."""
+    if not route.refuses:
+        return route.handler
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        check_refused(request, route.refuses)
+        return await route.handler(request)
+
+    return guarded
 
 
 def _expect_handler(

@@ -20,11 +20,14 @@ from vector_db.common.model.ids import validate_id
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32
 from vector_db.gateway.core.requests import Consistency, Delete, Mode, Query, Upsert
+from vector_db.gateway.core.times import TS_MAX, parse_rfc3339
 from vector_db.gateway.rest import models
 from vector_db.gateway.rest.fields import ReadContext
 from vector_db.gateway.rest.json_reader import JsonReader
 
 Model = TypeVar("Model", bound=BaseModel)
+
+CONSISTENCY_PARAMETERS = ("at_least", "strong", "as_of")
 
 _FIELDS_MAX = 32
 _MODES: tuple[Mode, ...] = ("upsert", "insert", "update")
@@ -116,9 +119,9 @@ class Decoder:
 def operations(request: models.CommitRequest) -> list[Upsert | Delete]:
     """The writes of a transaction, in order."""
     return [
-        Upsert(one.collection, one.upsert)
+        Upsert(one.collection, one.upsert.rows, if_version=one.upsert.if_version)
         if one.upsert is not None
-        else Delete(one.collection, one.delete or [])
+        else Delete(one.collection, one.delete or [], one.if_versions)
         for one in request.operations
     ]
 
@@ -127,6 +130,8 @@ def consistency(given: models.Consistency | None) -> Consistency:
     """The plain value; absent means the newest stable snapshot."""
     if given is None:
         return Consistency()
+    if given.as_of is not None:
+        return given.as_of
     return Consistency(at_least=given.at_least or 0, strong=given.strong is True)
 
 
@@ -189,18 +194,28 @@ def mode_parameter(params: Mapping[str, str]) -> Mode:
     raise InvalidArgument(f"query string: mode must be one of {', '.join(_MODES)}")
 
 
-def consistency_parameters(params: Mapping[str, str]) -> Consistency:
-    """``at_least=<commit_ts>`` or ``strong=true`` of a GET."""
-    at_least, strong = params.get("at_least"), params.get("strong")
-    if at_least is not None and strong is not None:
-        raise InvalidArgument("query string: give only one of at_least and strong")
+def consistency_parameters(params: Mapping[str, str]) -> Consistency | None:
+    """``at_least=<commit_ts>``, ``strong=true`` or ``as_of=<commit_ts or RFC 3339>`` of a GET; None
+    without them."""
+    if sum(name in params for name in CONSISTENCY_PARAMETERS) > 1:
+        raise InvalidArgument("query string: give only one of at_least, strong and as_of")
+    at_least, strong, as_of = (params.get(name) for name in CONSISTENCY_PARAMETERS)
     if strong is not None and strong != "true":
         raise InvalidArgument("query string: strong must be true, or left out")
-    if at_least is None:
-        return Consistency(strong=strong is not None)
-    if not (at_least.isascii() and at_least.isdigit()) or int(at_least[:17]) > models.TS_MAX:
-        raise InvalidArgument(f"query string: at_least must be from 0 to {models.TS_MAX}")
-    return Consistency(at_least=int(at_least))
+    if at_least is not None:
+        return Consistency(at_least=_timestamp(at_least, "at_least", 0))
+    if as_of is None:
+        return None if strong is None else Consistency(strong=True)
+    if as_of.isdigit():
+        return Consistency(as_of=_timestamp(as_of, "as_of", 1))
+    return Consistency(as_of_ms=parse_rfc3339(as_of, "query string: as_of"))
+
+
+def _timestamp(text: str, name: str, least: int) -> int:
+    digits = text.isascii() and text.isdigit()
+    if not digits or not least <= int(text[:17]) <= TS_MAX:
+        raise InvalidArgument(f"query string: {name} must be from {least} to {TS_MAX}")
+    return int(text)
 
 
 def include_parameter(params: Mapping[str, str]) -> frozenset[str]:

@@ -66,13 +66,11 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         f"<details><summary><span class=method>{method.upper()}</span> <code>{escape(path)}</code> "
         f"<small>{_inline(operation['summary'])}</small></summary>"
     ]
-    named = [p for p in operation.get("parameters", []) if p["in"] == "query"]
-    if named:
-        rows = "".join(
-            f"<tr><td><code>{escape(p['name'])}</code><td>{_inline(p['description'])}"
-            for p in named
-        )
-        parts.append(f"<p>Query parameters</p><table>{rows}</table>")
+    given = operation.get("parameters", [])
+    for place, title in (("query", "Query parameters"), ("header", "Headers")):
+        named = {p["name"]: p["description"] for p in given if p["in"] == place}
+        if named:
+            parts.append(f"<p>{title}</p>{_table(named)}")
     for kind, media in operation.get("requestBody", {}).get("content", {}).items():
         parts.append(f"<p>Body <code>{escape(kind)}</code> {_type(media['schema'])}</p>")
         if "example" in media:
@@ -82,7 +80,16 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         shown = f" {_type(content['schema'])}" if content else ""
         label = "error" if status == "default" else status
         parts.append(f"<p>Answer <b>{label}</b>{shown}: {_inline(answer['description'])}</p>")
+        if told := {name: one["description"] for name, one in answer.get("headers", {}).items()}:
+            parts.append(f"<p>Headers of the answer</p>{_table(told)}")
     return "".join(parts) + "</details>"
+
+
+def _table(named: dict[str, str]) -> str:
+    rows = "".join(
+        f"<tr><td><code>{escape(name)}</code><td>{_inline(text)}" for name, text in named.items()
+    )
+    return f"<table>{rows}</table>"
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:

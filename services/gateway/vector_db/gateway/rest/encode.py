@@ -6,22 +6,35 @@ vectors are written with the shortest digits that read back as the same float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from vector_db.common.model.collection import Collection, Metric
-from vector_db.gateway.core.requests import Hits, Page, QueryResult, Rows, WriteResult
+from vector_db.gateway.core.requests import (
+    Hits,
+    OpenTransaction,
+    Page,
+    QueryResult,
+    Rows,
+    WriteResult,
+)
+from vector_db.gateway.core.times import to_rfc3339
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
-def json_response(value: Any, status: int = 200) -> web.Response:
+def json_response(
+    value: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
     """`value` as a JSON answer; float32 arrays allowed."""
     return web.Response(
-        body=orjson.dumps(value, option=_NUMPY), status=status, content_type="application/json"
+        body=orjson.dumps(value, option=_NUMPY),
+        status=status,
+        content_type="application/json",
+        headers=headers,
     )
 
 
@@ -85,9 +98,22 @@ def page_answer(page: Page, include: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def write_answer(result: WriteResult) -> dict[str, Any]:
-    """What every write answers."""
+def write_answer(result: WriteResult, staged: bool = False) -> dict[str, Any]:
+    """What every write answers; what is only staged has no `commit_ts` yet."""
+    if staged:
+        return {"count": result.count}
     return {"count": result.count, "commit_ts": result.commit_ts}
+
+
+def open_transaction_answer(begun: OpenTransaction) -> dict[str, Any]:
+    """A transaction that was begun."""
+    return {
+        "transaction": begun.txn_id,
+        "token": begun.token,
+        "isolation": begun.isolation,
+        "snapshot_ts": begun.snapshot_ts,
+        "expires_at": to_rfc3339(begun.expires_ms),
+    }
 
 
 def collection_answer(collection: Collection) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import simdjson
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
@@ -20,14 +21,15 @@ from vector_db.common.model.errors import InvalidArgument, TooLarge, VectorDBErr
 from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.ids import validate_collection_name, validate_id
 from vector_db.common.model.limits import Limits
-from vector_db.common.model.rows import F32
-from vector_db.gateway.core.requests import RowsIn
+from vector_db.common.model.rows import F32, I64
+from vector_db.gateway.core.requests import Consistency
 from vector_db.gateway.core.rows import (
     check_distinct,
     check_finite,
     check_ids,
     check_row_count,
 )
+from vector_db.gateway.core.times import TS_MAX, parse_rfc3339
 from vector_db.gateway.rest.json_reader import (
     FILTER_BYTES_MAX,
     Lazy,
@@ -36,7 +38,7 @@ from vector_db.gateway.rest.json_reader import (
     read_numbers,
     read_vector,
 )
-from vector_db.gateway.rest.row_reader import read_rows
+from vector_db.gateway.rest.row_reader import GivenRows, read_rows, read_version
 
 _SMALL_ITEMS_MAX = 16
 LIMIT_KEY = "x-limit"
@@ -135,7 +137,7 @@ def matrix(value: Lazy, context: ReadContext) -> F32:
 
 
 @located
-def rows(value: Lazy, context: ReadContext) -> RowsIn:
+def rows(value: Lazy, context: ReadContext) -> GivenRows:
     """The rows of an insert or of one operation."""
     return read_rows(value, "", context.limits, context.arrays)
 
@@ -162,6 +164,25 @@ def row_ids(value: Lazy, context: ReadContext) -> list[bytes]:
     ids = check_ids(plain, "")
     check_distinct(ids, "")
     return ids
+
+
+@located
+def versions(value: Lazy, context: ReadContext) -> I64:
+    """int64[n] versions, within `rows_per_batch_max`."""
+    if not isinstance(value, simdjson.Array):
+        raise InvalidArgument(": must be a list of versions")
+    check_row_count(len(value), context.limits, "")
+    return np.array([read_version(one, f"[{i}]") for i, one in enumerate(value)], dtype=np.int64)
+
+
+@located
+def as_of(value: Lazy, context: ReadContext) -> Consistency:
+    """A moment of the past: a commit_ts, or a time as RFC 3339."""
+    if isinstance(value, str):
+        return Consistency(as_of_ms=parse_rfc3339(value, ""))
+    if type(value) is not int or not 1 <= value <= TS_MAX:
+        raise InvalidArgument(f": must be a commit_ts from 1 to {TS_MAX}, or a time as RFC 3339")
+    return Consistency(as_of=value)
 
 
 @located
@@ -232,7 +253,7 @@ class OperationLike(Protocol):
     """The parts of an `Operation` model that are checked across operations."""
 
     collection: str
-    upsert: RowsIn | None
+    upsert: GivenRows | None
     delete: list[bytes] | None
 
 
@@ -242,7 +263,7 @@ def check_operations(operations: Sequence[OperationLike], context: ReadContext) 
     total = 0
     places: dict[str, dict[bytes, int]] = {}
     for i, operation in enumerate(operations):
-        ids = operation.upsert.ids if operation.upsert is not None else operation.delete or []
+        ids = operation.upsert.rows.ids if operation.upsert is not None else operation.delete or []
         total += len(ids)
         seen = places.setdefault(operation.collection, {})
         for one in ids:

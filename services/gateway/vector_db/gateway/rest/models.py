@@ -22,11 +22,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from vector_db.common.model.rows import F32
+from vector_db.common.model.rows import F32, I64
 from vector_db.gateway.core import requests
+from vector_db.gateway.core.times import TS_MAX
 from vector_db.gateway.rest import fields
-
-TS_MAX = (1 << 53) - 1
+from vector_db.gateway.rest.row_reader import GivenRows
 
 _NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 _VECTOR_SCHEMA: dict[str, Any] = {
@@ -46,6 +46,13 @@ _FILTER_SCHEMA: dict[str, Any] = {
     "combined by $and $or $not; dots reach nested fields.",
     "examples": [{"year": {"$gte": 2020}, "lang": {"$in": ["en"]}}],
 }
+_VERSION_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": TS_MAX}
+_AS_OF_SCHEMA: dict[str, Any] = {
+    "oneOf": [
+        {"type": "integer", "minimum": 1, "maximum": TS_MAX},
+        {"type": "string", "format": "date-time"},
+    ]
+}
 _CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
 
 Vector = Annotated[F32, PlainValidator(fields.vector), WithJsonSchema(_VECTOR_SCHEMA)]
@@ -64,8 +71,14 @@ Filter = Annotated[dict[str, Any], PlainValidator(fields.filter), WithJsonSchema
 JsonObject = Annotated[
     dict[str, Any], PlainValidator(fields.json_object), WithJsonSchema({"type": "object"})
 ]
+Versions = Annotated[
+    I64,
+    PlainValidator(fields.versions),
+    WithJsonSchema({"type": "array", "items": _VERSION_SCHEMA, "minItems": 1}),
+]
+AsOf = Annotated[requests.Consistency, PlainValidator(fields.as_of), WithJsonSchema(_AS_OF_SCHEMA)]
 RowList = Annotated[
-    requests.RowsIn,
+    GivenRows,
     PlainValidator(fields.rows),
     WithJsonSchema({"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1}),
 ]
@@ -95,16 +108,34 @@ class _Body(BaseModel):
     model_config = _CONFIG
 
 
+def _check_versions(versions: I64 | None, ids: list[bytes] | None, field: str) -> None:
+    if versions is None:
+        return
+    if ids is None:
+        raise PydanticCustomError(
+            "versions", "if_versions goes with {field} only", {"field": field}
+        )
+    if len(versions) != len(ids):
+        raise PydanticCustomError(
+            "versions",
+            "{given} if_versions for {n} ids",
+            {"given": len(versions), "n": len(ids)},
+        )
+
+
 class Row(_Body):
     """One row to write."""
 
     id: RowId
     dimensions: Vector
     metadata: JsonObject | None = None
+    if_version: Annotated[int, WithJsonSchema(_VERSION_SCHEMA)] | None = Field(
+        None, description="the version the row must have, else 412; every row of a write, or none"
+    )
 
 
 class Consistency(_Body):
-    """Which snapshot a read uses; without it, the newest stable one."""
+    """Which snapshot a read uses; without it, the newest stable one. Not in a transaction."""
 
     at_least: Annotated[int, Field(ge=0, le=TS_MAX)] | None = Field(
         None, description="the commit_ts of a write that must be seen"
@@ -113,10 +144,16 @@ class Consistency(_Body):
         None, description="everything acknowledged anywhere before this read began"
     )
 
+    as_of: AsOf | None = Field(
+        None, description="the past: a commit_ts, or a time as RFC 3339 with its offset"
+    )
+
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.at_least is None) == (self.strong is None):
-            raise PydanticCustomError("consistency", "give exactly one of at_least and strong")
+        if (self.at_least is None) + (self.strong is None) + (self.as_of is None) != 2:
+            raise PydanticCustomError(
+                "consistency", "give exactly one of at_least, strong and as_of"
+            )
         if self.strong is False:
             raise PydanticCustomError("consistency", "strong must be true, or left out")
         return self
@@ -132,6 +169,19 @@ class InsertRequest(_Body):
     mode: Literal["upsert", "insert", "update"] = Field(
         "upsert", description="insert: 409 if an id exists; update: 404 if one is absent"
     )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.vectors.if_version is not None and self.mode != "upsert":
+            raise PydanticCustomError("insert", "give only one of mode and if_version")
+        return self
+
+
+class PutRequest(_Body):
+    """One row, whose id is in the path."""
+
+    dimensions: Vector
+    metadata: JsonObject | None = None
 
 
 class QueryRequest(_Body):
@@ -166,11 +216,15 @@ class DeleteRequest(_Body):
 
     ids: RowIds | None = None
     filter: Filter | None = None
+    if_versions: Versions | None = Field(
+        None, description="the version that each row of `ids` must have, else 412"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.ids is None) == (self.filter is None):
             raise PydanticCustomError("delete", "give exactly one of ids and filter")
+        _check_versions(self.if_versions, self.ids, "ids")
         return self
 
 
@@ -216,12 +270,33 @@ class Operation(_Body):
     collection: CollectionName
     upsert: RowList | None = None
     delete: RowIds | None = None
+    if_versions: Versions | None = Field(
+        None, description="the version that each row of `delete` must have, else 412"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.upsert is None) == (self.delete is None):
             raise PydanticCustomError("operation", "give exactly one of upsert and delete")
+        _check_versions(self.if_versions, self.delete, "delete")
         return self
+
+
+class BeginRequest(_Body):
+    """A transaction to begin; the body may be empty."""
+
+    isolation: Literal["snapshot", "serializable"] = Field(
+        "snapshot",
+        description="snapshot: 409 when a row it wrote was written by another since it began; "
+        "serializable: also when something it read was",
+    )
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="how long it may stay open; by default, as the server is configured"
+    )
+
+
+class EmptyRequest(_Body):
+    """No fields: the body is empty or `{}`."""
 
 
 class CommitRequest(_Body):

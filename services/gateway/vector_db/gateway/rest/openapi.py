@@ -17,12 +17,21 @@ from vector_db.gateway.rest.body import ARROW_TYPE
 from vector_db.gateway.rest.edge import Route
 from vector_db.gateway.rest.errors import OPEN_PATHS
 from vector_db.gateway.rest.fields import LIMIT_KEY
+from vector_db.gateway.rest.headers import MEANINGS, TOLD
 
 _REFS = "#/components/schemas/{model}"
 _INTRO = """\
 A transactional, sharded vector database. Every write answers a `commit_ts`; give it to a read as
 `consistency: {"at_least": commit_ts}` to see that write through any gateway. A write is all or
-nothing. Errors of every kind have the body `{"error": {"code", "message", "retryable",
+nothing.
+
+`POST /v1/transactions` begins a transaction and answers its token. A call on rows that carries the
+token in the header `Transaction` runs in it, and answers the token for the next call in the same
+header; `POST /v1/transactions/{id}/commit` makes all of its writes visible at once. A write with
+the header `Idempotency-Key` can be sent again: it is applied once. A row's `version` is the
+`commit_ts` that wrote it; `If-Match` and `if_version` make a write depend on it.
+
+Errors of every kind have the body `{"error": {"code", "message", "retryable",
 "request_id"}}`."""
 
 
@@ -80,7 +89,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "tags": [route.tag],
         "responses": {
-            str(route.status): _response(route),
+            str(route.status): _response(route) | _told(route),
             "default": _json_response("An error", answers.ErrorAnswer),
         },
     }
@@ -93,6 +102,16 @@ def _operation(route: Route) -> dict[str, Any]:
     parameters += [
         {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
         for name, text in route.parameters
+    ]
+    parameters += [
+        {
+            "name": name,
+            "in": "header",
+            "required": name in route.needs,
+            "description": MEANINGS[name],
+            "schema": {"type": "string"},
+        }
+        for name in route.headers
     ]
     if parameters:
         operation["parameters"] = parameters
@@ -117,10 +136,10 @@ def _request_body(route: Route, model: type[BaseModel]) -> dict[str, Any]:
                 "type": "string",
                 "format": "binary",
                 "description": "Columns: id (string), vector (list of float16, 32 or 64), "
-                "metadata (JSON text, nullable; may be absent)",
+                "metadata (JSON text, nullable; may be absent), if_version (int64; may be absent)",
             }
         }
-    return {"required": True, "content": content}
+    return {"required": not route.body_optional, "content": content}
 
 
 def _response(route: Route) -> dict[str, Any]:
@@ -136,6 +155,17 @@ def _response(route: Route) -> dict[str, Any]:
             "content": {"application/json": {"schema": {"oneOf": refs}}},
         }
     return _json_response((route.answer.__doc__ or "").split("\n")[0], route.answer)
+
+
+def _told(route: Route) -> dict[str, Any]:
+    """The headers of its answer."""
+    if not route.tells:
+        return {}
+    return {
+        "headers": {
+            name: {"description": TOLD[name], "schema": {"type": "string"}} for name in route.tells
+        }
+    }
 
 
 def _json_response(description: str, model: type[BaseModel]) -> dict[str, Any]:

@@ -5,10 +5,14 @@ The loop touches each row a handful of times: this is the hot path of JSON inser
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import simdjson
 
 from vector_db.common.model.errors import InvalidArgument
 from vector_db.common.model.limits import Limits
+from vector_db.common.model.rows import I64
 from vector_db.gateway.core.requests import RowsIn
 from vector_db.gateway.core.rows import (
     check_distinct,
@@ -17,12 +21,21 @@ from vector_db.gateway.core.rows import (
     check_row_count,
     dump_metadata,
 )
+from vector_db.gateway.core.times import TS_MAX
 from vector_db.gateway.rest.json_reader import Floats, Lazy, narrow, read_numbers, to_plain
 
-_FIELDS = frozenset(("id", "dimensions", "metadata"))
+_FIELDS = frozenset(("id", "dimensions", "metadata", "if_version"))
 
 
-def read_rows(value: Lazy, where: str, limits: Limits, arrays: int = -1) -> RowsIn:
+@dataclass(frozen=True, slots=True)
+class GivenRows:
+    """Rows of a body, and int64[n], the version that each must have now, where they say so."""
+
+    rows: RowsIn
+    if_version: I64 | None = None
+
+
+def read_rows(value: Lazy, where: str, limits: Limits, arrays: int = -1) -> GivenRows:
     """The rows of one JSON array.
 
     :param arrays: how many arrays the body may hold at most, or -1 for any number. When they are
@@ -36,6 +49,7 @@ def read_rows(value: Lazy, where: str, limits: Limits, arrays: int = -1) -> Rows
     ids: list[str] = []
     lists: list[Lazy] = []
     metadata: list[bytes] = []
+    versions: list[int] = []
     for row in value:
         if not isinstance(row, simdjson.Object):
             raise InvalidArgument(f"{where}[{len(ids)}]: must be an object with id and dimensions")
@@ -52,7 +66,7 @@ def read_rows(value: Lazy, where: str, limits: Limits, arrays: int = -1) -> Rows
         if len(row) == 2:
             metadata.append(b"")
         else:
-            metadata.append(_read_metadata(row, f"{where}[{len(ids)}]", limits))
+            _read_more(row, f"{where}[{len(ids)}]", limits, metadata, versions)
         ids.append(row_id)
     encoded = check_ids(ids, where, ".id")
     check_distinct(encoded, where, ".id")
@@ -63,16 +77,47 @@ def read_rows(value: Lazy, where: str, limits: Limits, arrays: int = -1) -> Rows
     ]
     if len({part.size for part in parts}) != 1:
         _name_ragged(parts, where)
+    vectors = narrow(parts).reshape(len(parts), -1)
     if not any(metadata):
-        return RowsIn(encoded, narrow(parts).reshape(len(parts), -1), None)
+        return GivenRows(RowsIn(encoded, vectors, None), _all_or_none(versions, value, where))
     check_metadata_size(metadata, limits, where)
-    return RowsIn(encoded, narrow(parts).reshape(len(parts), -1), metadata)
+    return GivenRows(RowsIn(encoded, vectors, metadata), _all_or_none(versions, value, where))
+
+
+def read_version(value: object, place: str) -> int:
+    """A version that a row may have.
+
+    :raises InvalidArgument: not an integer from 0 to `TS_MAX`.
+    """
+    if type(value) is not int or not 0 <= value <= TS_MAX:
+        raise InvalidArgument(f"{place}: must be a version, an integer from 0 to {TS_MAX}")
+    return value
+
+
+def _all_or_none(versions: list[int], rows: Lazy, where: str) -> I64 | None:
+    """int64[n] when every row has an `if_version`."""
+    if not versions:
+        return None
+    if len(versions) != len(rows):
+        bare = next(i for i, row in enumerate(rows) if row.get("if_version") is None)
+        raise InvalidArgument(f"{where}[{bare}].if_version: every row of a write has one, or none")
+    return np.array(versions, dtype=np.int64)
+
+
+def _read_more(
+    row: Lazy, place: str, limits: Limits, metadata: list[bytes], versions: list[int]
+) -> None:
+    """The fields of a row that it may lack, put where they belong."""
+    keys = set(row.keys())
+    unknown = sorted(keys - _FIELDS)
+    if unknown:
+        raise InvalidArgument(f"{place}.{unknown[0]}: unknown field")
+    metadata.append(_read_metadata(row, place, limits))
+    if "if_version" in keys and (given := row["if_version"]) is not None:
+        versions.append(read_version(given, f"{place}.if_version"))
 
 
 def _read_metadata(row: Lazy, place: str, limits: Limits) -> bytes:
-    unknown = sorted(set(row.keys()) - _FIELDS)
-    if unknown:
-        raise InvalidArgument(f"{place}.{unknown[0]}: unknown field")
     value = row.get("metadata")
     where = f"{place}.metadata"
     # Text can shrink when it is made compact (escapes), so this bound is only for memory's sake.

@@ -21,6 +21,9 @@ _KEEPALIVE_S = 75.0
 _LINGER_S = 1.0
 """How long the rest of a refused body is read, so that its sender gets to read the answer."""
 
+HEADER_BYTES_MAX = 16 * 1024
+"""Of one header: a transaction's token with room to spare."""
+
 _ACCESS_LOG = logging.Logger("off", level=logging.CRITICAL + 1)
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class _Protocol(web.RequestHandler):
             access_log=_ACCESS_LOG,
             keepalive_timeout=_KEEPALIVE_S,
             lingering_time=_LINGER_S,
+            max_field_size=HEADER_BYTES_MAX,
         )
         self._request_ids = request_ids
 

@@ -11,10 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import Prepare
-from vector_db.common.model.rows import ids_checksum
-from vector_db.shard.core.conflicts import Conflicts
-from vector_db.shard.core.parts import Part, RowStore
+from vector_db.common.core.messages import Prepare, ReadSet
+from vector_db.common.model.rows import RowBlock
+from vector_db.shard.core.conflicts import Conflicts, Footprint
+from vector_db.shard.core.parts import RowStore
+from vector_db.shard.core.staging import Part, read_hashes
+from vector_db.shard.core.steps import Steps
 
 
 class Verdict(NamedTuple):
@@ -25,38 +27,69 @@ class Verdict(NamedTuple):
     deleted: int = 0
 
 
+_DROPPED = Verdict("not_found", "the collection was dropped")
+
+
 def judge(
     part: Part,
     prepare: Prepare,
+    touches: Footprint,
     state: DomainState,
     others: Conflicts,
     store: RowStore,
     full: str,
-) -> Verdict:
-    """The verdict on a part whose PREPARE is here.
+) -> Steps[Verdict]:
+    """The verdict on a part whose PREPARE is here and touches `touches`.
 
     `others` are the shard's other undecided transactions; `full` says why rows cannot be taken now.
     """
-    if len(part.stages) != prepare.stages:
-        return Verdict("conflict", f"{len(part.stages)} of {prepare.stages} chunks arrived")
-    chunks = (part.stages[index].blocks for index in sorted(part.stages))
-    if prepare.stages and ids_checksum(chunks) != prepare.stages_crc:
-        return Verdict("conflict", "the chunks that arrived are not those that were sent")
-    for block in part.blocks():
-        collection = state.collections.get(block.collection_id)
+    if part.late or not part.whole:
+        return _not_whole(part, prepare)
+    for collection_id, dimension, delete in sorted(part.shapes()):
+        collection = state.collections.get(collection_id)
         if collection is None:
-            return Verdict("not_found", "the collection was dropped")
-        if collection.dimension != block.dimension:
+            return _DROPPED
+        if collection.dimension != dimension:
             return Verdict("invalid_argument", f"the dimension is {collection.dimension}")
-        if full and not block.delete:
+        if full and not delete:
             return Verdict("storage_full", full)
-    blind = prepare.mode == "blind"
-    if others.any_with(part.keys, blind):
-        return Verdict("conflict", "another undecided transaction writes the same rows")
-    return Verdict() if blind else _check_versions(part, prepare.snapshot_ts, store)
+    if any(read.collection_id not in state.collections for read in prepare.reads):
+        return _DROPPED
+    if others.any_with(touches):
+        return Verdict("conflict", "another undecided transaction touches the same rows")
+    for read in prepare.reads:
+        yield len(read.ids)
+        if _changed(read, part.shard, prepare.snapshot_ts, store):
+            return Verdict("conflict", "what was read changed since the snapshot")
+    if touches.blind:
+        return Verdict()
+    return (yield from _check_versions(part, prepare.snapshot_ts, store))
 
 
-def _check_versions(part: Part, snapshot_ts: int, store: RowStore) -> Verdict:
+def _not_whole(part: Part, prepare: Prepare) -> Verdict:
+    if part.arrived < prepare.stages:
+        return Verdict("conflict", f"{part.arrived} of {prepare.stages} chunks arrived")
+    if not part.whole:
+        return Verdict("conflict", "the chunks that arrived are not those that were sent")
+    return Verdict("conflict", "the chunks came after the commit, or expire before it")
+
+
+def _changed(read: ReadSet, shard: int, snapshot_ts: int, store: RowStore) -> bool:
+    if read.whole:
+        return store.changed_ts(read.collection_id, shard) > snapshot_ts
+    if not len(read.ids):
+        return False
+    keys = RowBlock(
+        collection_id=read.collection_id,
+        dimension=0,
+        ids=read.ids,
+        hashes=read_hashes(read).tobytes(),
+        delete=True,
+    )
+    return bool(np.any(store.latest(shard, keys).changed_ts > snapshot_ts))
+
+
+def _check_versions(part: Part, snapshot_ts: int, store: RowStore) -> Steps[Verdict]:
     """First committer wins, and the preconditions of every row."""
     deleted = 0
     for block in part.blocks():
@@ -78,4 +111,5 @@ def _check_versions(part: Part, snapshot_ts: int, store: RowStore) -> Verdict:
             return Verdict(reason, f"id {first!r} {says} ({int(bad.sum())} of {len(block)} rows)")
         if block.delete:
             deleted += int(latest.exists.sum())
+        yield len(block)
     return Verdict(deleted=deleted)

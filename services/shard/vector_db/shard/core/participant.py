@@ -1,17 +1,20 @@
 """The participant of the two-phase commit at one worker: votes, follows decisions, applies rows.
 
 A pure machine (architecture, section 4, steps 2 and 4): events in, `Effects` out. Rows are kept and
-looked up through the `RowStore` it is given. Owns these invariants:
+looked up through the `RowStore` it is given, large transactions read back through `RecordSource`.
+Owns these invariants:
 
 - nothing is voted on before its record is in the log that the caller syncs first;
 - records of terms other than the promised one are ignored;
 - decisions are applied in the order of their chain, once each, and a COMMIT waits for its rows;
+- the cursor reaches a commit only once all of its rows are applied;
 - rows are kept until their transaction is decided, whatever was voted.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
@@ -21,6 +24,7 @@ from vector_db.common.core.messages import (
     Decision,
     DecisionRecord,
     DropCollection,
+    Overlay,
     Prepare,
     Promise,
     PromiseRequest,
@@ -29,19 +33,35 @@ from vector_db.common.core.messages import (
     TxnStatus,
     Vote,
 )
-from vector_db.common.model.ids import ts_term
-from vector_db.common.model.rows import Buffer
-from vector_db.shard.core.conflicts import Conflicts
-from vector_db.shard.core.judge import judge
-from vector_db.shard.core.parts import ChainBroken, Checkpoint, Effects, Part, RowStore
-
-DECIDED_MEMORY_MS = 600_000
+from vector_db.common.model.ids import make_ts, ts_term, txn_deadline_ms, txn_term
+from vector_db.common.model.rows import Buffer, RowBlock
+from vector_db.shard.core.decided import Decided
+from vector_db.shard.core.held import Held
+from vector_db.shard.core.history import common_ts, end_of, follows, told_after
+from vector_db.shard.core.kept import KeptParts
+from vector_db.shard.core.parts import ChainBroken, Checkpoint, Effects, Missing, RowStore
+from vector_db.shard.core.staging import Part, RecordSource
+from vector_db.shard.core.steps import Steps, exhaust
+from vector_db.shard.core.tail import Tail
+from vector_db.shard.core.timeline import Timeline
+from vector_db.shard.core.undecided import Undecided
+from vector_db.shard.core.voter import Voter
 
 
 class Participant:
     """One worker's participant in one domain."""
 
-    def __init__(self, worker: str, store: RowStore) -> None:
+    def __init__(
+        self,
+        worker: str,
+        store: RowStore,
+        records: RecordSource | None = None,
+        retention_s: float = 0.0,
+    ) -> None:
+        """`records`: the log, to read large transactions back from; None: memory keeps them.
+
+        `retention_s`: how far back reads may go; 0: endlessly.
+        """
         self.worker = worker
         self.cluster_id = ""
         self.promised = 0
@@ -57,45 +77,53 @@ class Participant:
         """Why rows cannot be taken now (an error's message), or empty."""
         self._store = store
         self._states: list[tuple[int, DomainState]] = [(0, DomainState())]
-        self._parts: dict[tuple[bytes, int], Part] = {}
-        self._conflicts: dict[int, Conflicts] = {}
-        self._waiting: list[Part] = []
-        self._held: deque[tuple[DecisionRecord, int, Buffer]] = deque()
-        self._decided: dict[bytes, tuple[int, int]] = {}
+        self._undecided = Undecided(records)
+        self._kept = KeptParts()
+        self._voter = Voter(self, store, self._undecided)
+        self._held = Held(self)
+        self._decided = Decided()
+        self._timeline = Timeline(retention_s)
+        self._retention_s = retention_s
+        self._log_ts = 0
+        """The newest decision replayed so far: the cursor was there at this place of the log."""
+        self._prompt: set[tuple[bytes, int]] = set()
         self._applied: deque[tuple[int, int]] = deque()
-        self._tail: deque[DecisionRecord] = deque()
-        self._tail_from = 0
+        self._tail = Tail()
         self._floor = 0
         self._dropped: deque[tuple[int, int]] = deque()
 
     # --- recovery -------------------------------------------------------------------------------
 
     @classmethod
-    def restore(cls, worker: str, store: RowStore, saved: Checkpoint) -> Participant:
+    def restore(
+        cls,
+        worker: str,
+        store: RowStore,
+        saved: Checkpoint,
+        records: RecordSource | None = None,
+        retention_s: float = 0.0,
+    ) -> Participant:
         """The participant as of a checkpoint; the caller replays the WAL from its `replay_lsn`."""
-        self = cls(worker, store)
+        self = cls(worker, store, records, retention_s)
         self.cluster_id = saved.cluster_id
         self.promised = saved.promised
         self.promised_to = saved.promised_to
-        self.cursor = saved.cursor
+        # Nothing above what is stable is ever checkpointed.
+        self.cursor = self.stable_ts = saved.cursor
         self.wall_ms = saved.wall_ms
         self.bases = dict(saved.bases)
         self.positions = dict(saved.positions)
         self.decision_seq = saved.decision_seq
         self._states = [(saved.cursor, saved.state)]
-        self._tail = deque(saved.tail)
-        self._tail_from = saved.tail_from
+        self._tail = Tail(saved.tail, saved.tail_from)
+        self._decided = Decided(saved.decided, saved.wall_ms)
+        self._timeline = Timeline(retention_s, saved.timeline)
+        self._prompt = set(saved.prompt)
         return self
 
     def revote(self) -> Effects:
         """Votes on every undecided transaction again: votes are not in the log."""
-        effects = Effects()
-        self._conflicts.clear()
-        self._waiting.clear()
-        for part in sorted(self._parts.values(), key=lambda p: p.lsn):
-            if part.prepare is not None:
-                self._consider(part, effects)
-        return effects
+        return Effects(votes=list(self._voter.revote()))
 
     # --- shard logs -----------------------------------------------------------------------------
 
@@ -108,67 +136,67 @@ class Participant:
     def take(
         self, message: Prepare | Stage, seq: int, lsn: int, replaying: bool = False
     ) -> Effects:
-        """A wanted shard-log record, logged at `lsn`: a chunk is kept, a PREPARE voted on.
+        """`take_steps` in one go."""
+        return exhaust(self.take_steps(message, seq, lsn, replaying))
 
+    def take_steps(
+        self, message: Prepare | Stage, seq: int, lsn: int, replaying: bool = False
+    ) -> Steps[Effects]:
+        """A wanted record, logged at `lsn`: a chunk is kept, a PREPARE voted on.
+
+        `seq` 0: a peer gave it, since the transaction is committed; it is not voted on.
         `replaying`: it comes from the WAL; nothing is voted on until `revote`.
         """
         effects = Effects()
-        if message.term == self.promised:
+        fetched = seq == 0
+        if message.term == self.promised and not fetched:
             self.skip(message.shard, seq)
-        if message.txn_id in self._decided:
+        # What is in the WAL is followed there by its decision, if it has one.
+        if message.txn_id in self._decided and not (replaying or fetched):
             return effects
-        key = (message.txn_id, message.shard)
-        part = self._parts.get(key)
-        if part is None:
-            part = Part(message.txn_id, message.shard, lsn, message.deadline_ms)
-            self._parts[key] = part
+        part = self._undecided.open(message, lsn)
         if isinstance(message, Stage):
-            part.stages[message.index] = message
-            return effects
-        if part.prepare is None:
-            part.prepare = message
+            part.add_chunk(message, lsn, replace=fetched)
+        elif part.prepare is None:
+            part.add_prepare(message, lsn, fetched)
+            known = self._log_ts if replaying else self.cursor
+            part.prompt = message.snapshot_ts <= known or (
+                replaying and (part.txn_id, part.shard) in self._prompt
+            )
             if not replaying:
-                self._consider(part, effects)
+                effects.votes += yield from self._voter.consider(part)
         return effects
 
     def skip(self, shard: int, seq: int) -> None:
         """An unwanted record was passed over."""
         self.positions[shard] = max(self.positions.get(shard, 0), seq)
 
-    def _consider(self, part: Part, effects: Effects) -> None:
-        prepare = part.prepare
-        if prepare is not None and prepare.snapshot_ts > self.cursor:
-            self._waiting.append(part)
-        else:
-            effects.votes.append(self._vote(part))
-
-    def _vote(self, part: Part) -> Vote:
-        prepare = part.prepare
-        if prepare is None:
-            raise ValueError("a part without its PREPARE has no vote")
-        others = self._conflicts.setdefault(part.shard, Conflicts())
-        verdict = judge(part, prepare, self.state, others, self._store, self.full)
-        others.add(part.txn_id, part.keys, prepare.mode == "blind")
-        part.vote = Vote(
-            txn_id=part.txn_id,
-            term=prepare.term,
-            shard=part.shard,
-            worker=self.worker,
-            yes=not verdict.reason,
-            participants=prepare.participants,
-            catalog_ts=prepare.catalog_ts,
-            collections=part.collections(),
-            gateway=prepare.gateway,
-            deadline_ms=prepare.deadline_ms,
-            deleted=verdict.deleted,
-            reason=verdict.reason,
-            detail=verdict.detail,
-        )
-        return part.vote
-
     def votes_again(self) -> list[Vote]:
         """The votes on everything undecided, as they were: a message may have been lost."""
-        return [part.vote for part in self._parts.values() if part.vote is not None]
+        return [part.vote for part in self._undecided if part.vote is not None]
+
+    # --- open transactions ------------------------------------------------------------------------
+
+    def staged(
+        self, txn_id: bytes, shard: int, start: int, stop: int
+    ) -> list[tuple[RowBlock, ...]] | None:
+        """The blocks of chunks [start, stop) of an undecided transaction; None: one is not here."""
+        part = self._undecided.get(txn_id, shard)
+        if part is None or part.in_order < stop:
+            return [] if start >= stop else None
+        return [part.chunk(index) for index in range(start, stop)]
+
+    def has_chunks(self, overlay: Overlay) -> bool:
+        """Whether all that the overlay names is here, at all of its shards."""
+        for shard, chunks in overlay.chunks.items():
+            part = self._undecided.get(overlay.txn_id, shard)
+            if (0 if part is None else part.in_order) < chunks:
+                return False
+        return True
+
+    def is_over(self, overlay: Overlay) -> bool:
+        """Whether the transaction is decided, or void with its term."""
+        return overlay.term != self.promised or overlay.txn_id in self._decided
 
     # --- decisions ------------------------------------------------------------------------------
 
@@ -177,74 +205,92 @@ class Participant:
         """Catalog and placement at the cursor."""
         return self._states[-1][1]
 
+    def state_at(self, ts: int) -> DomainState:
+        """Catalog and placement at `ts`, which is at least what is stable."""
+        return next((s for at, s in reversed(self._states) if at <= ts), self._states[0][1])
+
+    def has_whole(self, txn_id: bytes, shard: int) -> bool:
+        """Whether an undecided part is here with all of its rows."""
+        part = self._undecided.get(txn_id, shard)
+        return part is not None and part.whole
+
     def offer(self, record: DecisionRecord, seq: int, raw: Buffer) -> None:
         """A record of the decision log, in the order of the log; `raw` is its framed bytes.
 
         :raises ChainBroken: a record is missing before this one.
         """
-        if record.term != self.promised:
-            return
-        last = self._held[-1][0].last_ts if self._held else self.cursor
-        if record.last_ts <= last:
-            if not self._held:
-                self.decision_seq = max(self.decision_seq, seq)
-            return
-        first = record.decisions[0]
-        if record.prev_ts != last and not isinstance(first, Takeover):
-            raise ChainBroken(f"record after {record.prev_ts}, the last one known ends at {last}")
-        self._held.append((record, seq, raw))
+        known = record.term == self.promised and not self._held.offer(record, seq, raw)
+        if known and not self._held:
+            self.decision_seq = max(self.decision_seq, seq)
 
     def next_ready(self) -> tuple[DecisionRecord, int, Buffer] | None:
         """The next record that can be applied now: log it, then `apply` it."""
-        if not self._held:
-            return None
-        record, seq, raw = self._held[0]
-        for decision in record.decisions:
-            if isinstance(decision, Commit) and self._lacks_rows(decision):
-                return None
-        self._held.popleft()
-        return record, seq, raw
+        return self._held.next_ready()
 
-    def _lacks_rows(self, commit: Commit) -> bool:
-        mine = set(self.state.shards_of(self.worker))
-        for shard in mine.intersection(commit.participants):
-            part = self._parts.get((commit.txn_id, shard))
-            if part is None or part.prepare is None or len(part.stages) != part.prepare.stages:
-                return True
-        return False
+    def missing(self) -> Missing | None:
+        """What the next record waits for, if it waits."""
+        return self._held.missing()
+
+    def lacks(self, message: Prepare | Stage) -> bool:
+        """Whether the next record waits for the part that a peer's record belongs to."""
+        missing = self.missing()
+        return missing is not None and (message.txn_id, message.shard) in missing.parts
+
+    def skippable(self, txn_id: bytes, shard: int) -> int:
+        """Chunks from 0 on that need not be fetched: they are here, and may be the right ones."""
+        part = self._undecided.get(txn_id, shard)
+        if part is None:
+            return 0
+        wrong = part.prepare is not None and part.in_order >= part.prepare.stages
+        return 0 if wrong else part.in_order
+
+    def supply_tail(self, records: Sequence[DecisionRecord]) -> bool:
+        """Decisions that a takeover did not tell, from a peer; true when they were news."""
+        return self._held.supply_tail(records)
 
     def apply(self, record: DecisionRecord, seq: int, lsn: int) -> Effects:
-        """Apply a record that is logged at `lsn`; what is at or below the cursor is only noted."""
+        """`apply_steps` in one go."""
+        return exhaust(self.apply_steps(record, seq, lsn))
+
+    def apply_steps(self, record: DecisionRecord, seq: int, lsn: int) -> Steps[Effects]:
+        """Apply a record that is logged at `lsn`; what is at or below the cursor is only noted.
+
+        Between steps reads go on as before: a half applied commit lies above the cursor.
+
+        :raises ChainBroken: its rows, or decisions before it, are not here.
+        """
         effects = Effects(cursor_moved=True)
         if record.term == self.promised:
             self.decision_seq = max(self.decision_seq, seq)
         is_news = record.last_ts > self.cursor
+        self._log_ts = record.last_ts
         for decision in record.decisions:
             if isinstance(decision, Takeover):
-                self._take_over(decision, lsn)
+                yield from self._take_over(decision, lsn)
             else:
-                self._apply_one(decision, lsn)
-        self.wall_ms = max(self.wall_ms, record.wall_ms)
+                yield from self._apply_one(decision, lsn)
+        self._pass_time(record.wall_ms)
         if is_news:
-            self._tail.append(record)
-        self._expire_memory()
-        waiting, self._waiting = self._waiting, []
-        for part in waiting:
-            if (part.txn_id, part.shard) in self._parts:
-                self._consider(part, effects)
+            self._note(record)
+        self._decided.expire(self.wall_ms)
+        effects.votes += yield from self._voter.cursor_moved()
         return effects
 
-    def _apply_one(self, decision: Decision, lsn: int) -> None:
+    def _note(self, record: DecisionRecord) -> None:
+        self._timeline.note(record.wall_ms, record.last_ts)
+        self._tail.note(record)
+
+    def _apply_one(self, decision: Decision, lsn: int) -> Steps[None]:
         ts = decision.ts
+        is_news = ts > self.cursor
         if isinstance(decision, Commit | Abort):
-            parts = self._release(decision)
-            if ts > self.cursor and isinstance(decision, Commit):
-                for part in parts:
-                    for block in part.blocks():
-                        if block.collection_id in self.state.collections:
-                            self._store.apply(part.shard, block, ts)
+            if is_news and isinstance(decision, Commit):
+                self._check_rows(decision)
+            for part in self._release(decision):
+                if is_news and isinstance(decision, Commit):
                     lsn = min(lsn, part.lsn)
-        if ts <= self.cursor:
+                    yield from self._apply_part(part, ts)
+        if not is_news:
             return
         self._applied.append((ts, lsn))
         before = self.state
@@ -257,29 +303,35 @@ class Participant:
             self._dropped.append((ts, decision.collection_id))
         self.cursor = ts
 
+    def _check_rows(self, commit: Commit) -> None:
+        mine = set(self.state.shards_of(self.worker)).intersection(commit.participants)
+        if not all(self.has_whole(commit.txn_id, shard) for shard in mine):
+            raise ChainBroken(f"the rows of the commit {commit.ts} are missing")
+
+    def _apply_part(self, part: Part, ts: int) -> Steps[None]:
+        for block in part.blocks():
+            if block.collection_id in self.state.collections:
+                self._store.apply(part.shard, block, ts)
+                yield len(block)
+
     def _release(self, decision: Commit | Abort) -> list[Part]:
         """Take a decided transaction's parts out of the undecided ones."""
         ts = decision.ts if isinstance(decision, Commit) else 0
         parts = []
         deadline_ms = self.wall_ms
         for shard in decision.participants:
-            part = self._parts.pop((decision.txn_id, shard), None)
+            part = self._undecided.remove(decision.txn_id, shard)
             if part is None:
                 continue
             parts.append(part)
             deadline_ms = max(deadline_ms, part.deadline_ms)
-            if shard in self._conflicts:
-                self._conflicts[shard].remove(decision.txn_id)
-        if decision.txn_id not in self._decided:
-            self._decided[decision.txn_id] = (deadline_ms, ts)
+            # Another replica may have to ask for it; the only one has nobody who would.
+            shared = len(self.state.replicas.get(shard, ())) > 1
+            if ts > self._floor and shared and part.whole:
+                self._kept.add(part, ts)
+        deleted = decision.deleted if isinstance(decision, Commit) else 0
+        self._decided.note(decision.txn_id, deadline_ms, ts, deleted)
         return parts
-
-    def _expire_memory(self) -> None:
-        while self._decided:
-            oldest = next(iter(self._decided))
-            if self._decided[oldest][0] + DECIDED_MEMORY_MS > self.wall_ms:
-                break
-            del self._decided[oldest]
 
     # --- takeover -------------------------------------------------------------------------------
 
@@ -308,8 +360,9 @@ class Participant:
             catalog_ts=state.catalog_ts,
             replicas=state.replicas,
             wall_ms=self.wall_ms,
-            tail=tuple(self._tail),
-            tail_from=self._tail_from,
+            tail=self._tail.up_to(self.cursor),
+            tail_from=self._tail.after_ts,
+            founders=state.founders,
         )
 
     def is_foreign(self, cluster_id: str) -> bool:
@@ -325,37 +378,43 @@ class Participant:
         self.positions = {}
         self.decision_seq = 0
         self._held.clear()
-        self._waiting.clear()
+        self._voter.forget_waiting()
 
-    def _take_over(self, takeover: Takeover, lsn: int) -> None:
+    def _take_over(self, takeover: Takeover, lsn: int) -> Steps[None]:
         if takeover.ts <= self.cursor:
+            # Replayed above a checkpoint: what it told was applied, and may be asked for.
+            for old in takeover.decisions:
+                for decision in old.decisions:
+                    if isinstance(decision, Commit | Abort):
+                        self._release(decision)
             self._drop_old_terms(ts_term(takeover.ts))
             return
-        keep = self.cursor
-        for term in sorted(takeover.bases):
-            if term > ts_term(self.cursor):
-                keep = min(keep, takeover.bases[term])
-                break
+        keep = common_ts(self.cursor, self.bases, takeover)
         if keep < self.cursor:
-            self._undo_above(keep)
+            self._undo_above(keep, takeover.ts)
         placed = any(self.worker in workers for workers in takeover.replicas.values())
-        joins_here = self.cursor < takeover.decisions_after
-        if placed and joins_here:
+        told = told_after(takeover, self.cursor)
+        last = self.cursor
+        if last < takeover.decisions_after and follows(
+            takeover.decisions_after, last, takeover.bases
+        ):
+            last = takeover.decisions_after
+        if last >= takeover.decisions_after:
+            end = end_of(last, told, takeover.bases)
+            if end < 0 or not follows(takeover.base, end, takeover.bases):
+                raise ChainBroken(f"the takeover does not tell all that follows {last}")
+            for old in told:
+                for decision in old.decisions:
+                    yield from self._apply_one(decision, lsn)
+                self._note(old)
+        elif placed:
             raise ChainBroken(
                 f"the takeover tells what follows {takeover.decisions_after}, known up to "
                 f"{self.cursor}"
             )
-        if joins_here:
-            self._tail.clear()
-            self._tail_from = takeover.base
         else:
-            for old in takeover.decisions:
-                if old.last_ts > self.cursor:
-                    for decision in old.decisions:
-                        if isinstance(decision, Commit) and self._lacks_rows(decision):
-                            raise ChainBroken(f"the rows of the commit {decision.ts} are missing")
-                        self._apply_one(decision, lsn)
-                    self._tail.append(old)
+            self._tail.begin_at(takeover.base)
+            self._decided.joined(self.wall_ms)
         self._drop_old_terms(ts_term(takeover.ts))
         self.cluster_id = takeover.cluster_id
         self.bases = dict(takeover.bases)
@@ -365,38 +424,62 @@ class Participant:
         self.cursor = takeover.ts
         self._applied.append((takeover.ts, lsn))
 
-    def _undo_above(self, ts: int) -> None:
+    def _undo_above(self, ts: int, by: int) -> None:
         self._store.undo_above(ts)
         self._states = [s for s in self._states if s[0] <= ts] or self._states[:1]
-        self._tail = deque(r for r in self._tail if r.last_ts <= ts)
+        self._tail.undo_above(ts)
         self._applied = deque(a for a in self._applied if a[0] <= ts)
         self._dropped = deque(d for d in self._dropped if d[0] <= ts)
         # What was committed beyond the base is void, like every undecided PREPARE of its term.
-        for txn_id, (deadline_ms, commit_ts) in self._decided.items():
-            if commit_ts > ts:
-                self._decided[txn_id] = (deadline_ms, 0)
+        self._decided.undo_above(ts, by)
+        self._kept.undo_above(ts)
+        self._timeline.undo_above(ts)
         self.cursor = ts
 
     def _drop_old_terms(self, term: int) -> None:
         """Every undecided PREPARE of an older term is void: its gateway retries or says so."""
-        for key, part in list(self._parts.items()):
-            source = part.prepare or next(iter(part.stages.values()))
-            if source.term < term:
-                del self._parts[key]
-                if part.shard in self._conflicts:
-                    self._conflicts[part.shard].remove(part.txn_id)
-                self._decided.setdefault(part.txn_id, (part.deadline_ms, 0))
+        for part in [p for p in self._undecided if p.term < term]:
+            self._undecided.remove(part.txn_id, part.shard)
+            self._decided.note(part.txn_id, part.deadline_ms, -make_ts(term, 0))
 
-    # --- what is stable, checkpoints, questions ---------------------------------------------------
+    # --- time, what is stable, checkpoints, questions ---------------------------------------------
+
+    def hear(self, wall_ms: int, last_ts: int) -> None:
+        """Every decision up to `last_ts` was made at or before `wall_ms`, every later one after."""
+        if last_ts and self.cursor >= last_ts:
+            self._pass_time(wall_ms)
+
+    def _pass_time(self, wall_ms: int) -> None:
+        self.wall_ms = max(self.wall_ms, wall_ms)
+        self._undecided.expire(self.wall_ms)
+        self._timeline.advance(self.wall_ms)
+
+    def as_of(self, wall_ms: int) -> int:
+        """The newest stable ts whose decisions all lie at or before `wall_ms`, in steps of 100 ms.
+
+        0: there is none, or it lies before the window (see `retention_floor_ts`). The answer is
+        final once `self.wall_ms` has passed `wall_ms`.
+        """
+        return min(self._timeline.as_of(wall_ms), self.stable_ts)
+
+    @property
+    def retention_floor_ts(self) -> int:
+        """Snapshots below it are too old to be read."""
+        return self._timeline.floor_ts
 
     def stable(self, stable_ts: int, floor_ts: int) -> list[int]:
-        """Note what nothing can undo; returns the collections whose files may go."""
-        self.stable_ts = max(self.stable_ts, min(stable_ts, self.cursor))
+        """Note what nothing can undo; returns the collections whose files may go.
+
+        The word of the promised term's sequencer, about its own history: a worker that has not
+        applied the takeover may be on another one.
+        """
+        if ts_term(self.cursor) == self.promised:
+            self.stable_ts = max(self.stable_ts, min(stable_ts, self.cursor))
         while len(self._states) > 1 and self._states[1][0] <= self.stable_ts:
             self._states.pop(0)
         self._floor = max(self._floor, floor_ts)
-        while self._tail and self._tail[0].last_ts <= self._floor:
-            self._tail_from = self._tail.popleft().last_ts
+        self._kept.release(self._floor)
+        self._tail.release(self._floor)
         gone = []
         while self._dropped and self._dropped[0][0] <= self.stable_ts:
             gone.append(self._dropped.popleft()[1])
@@ -409,8 +492,8 @@ class Participant:
         ts = self.stable_ts
         while self._applied and self._applied[0][0] <= ts:
             self._applied.popleft()
-        lsns = [next_lsn, *(lsn for _, lsn in self._applied)]
-        lsns.extend(part.lsn for part in self._parts.values())
+        lsns = [self._kept.least_lsn(next_lsn), *(lsn for _, lsn in self._applied)]
+        lsns.extend(part.lsn for part in self._undecided)
         return Checkpoint(
             cluster_id=self.cluster_id,
             promised=self.promised,
@@ -422,18 +505,46 @@ class Participant:
             positions=dict(self.positions),
             decision_seq=self.decision_seq,
             replay_lsn=min(lsns),
-            tail=tuple(r for r in self._tail if r.last_ts <= ts),
-            tail_from=self._tail_from,
+            tail=self._tail.up_to(ts),
+            tail_from=self._tail.after_ts,
+            decided=self._decided.pack(ts),
+            timeline=self._timeline.pack(ts),
+            prompt=tuple((p.txn_id, p.shard) for p in self._undecided if p.prompt),
         )
 
+    def part_lsns(self, txn_id: bytes, shard: int) -> Sequence[int]:
+        """Where a part's records lie in the WAL, for a peer; empty: it is not whole here."""
+        if (kept := self._kept.lsns(txn_id, shard)) is not None:
+            return kept
+        part = self._undecided.get(txn_id, shard)
+        return part.lsns() if part is not None and part.whole else ()
+
+    def tail_after(self, term: int, after_ts: int, up_to_ts: int) -> list[DecisionRecord]:
+        """The decisions in (after, up to] as history goes in `term`; []: not known here."""
+        return self._tail.between(after_ts, up_to_ts) if term in self.bases else []
+
     def status(self, txn_id: bytes) -> TxnStatus:
-        """What this worker remembers of a transaction."""
-        known = self._decided.get(txn_id)
-        if known is not None:
-            return TxnStatus("committed", known[1]) if known[1] else TxnStatus("aborted")
-        pending = any(key[0] == txn_id for key in self._parts)
-        return TxnStatus("pending" if pending else "unknown")
+        """What this worker knows, for good, of a transaction.
+
+        Neither a commit nor the end of a term is told before it is stable: it may be undone.
+        """
+        fate = self._decided.fate(txn_id)
+        if fate == 0:
+            return TxnStatus("aborted")
+        if fate is not None:
+            if abs(fate) > self.stable_ts:
+                return TxnStatus("pending")
+            if fate < 0:
+                return TxnStatus("aborted")
+            return TxnStatus("committed", fate, deleted=self._decided.deleted(txn_id))
+        if self._undecided.has_any(txn_id):
+            return TxnStatus("pending")
+        past = 0 < txn_term(txn_id) < ts_term(self.stable_ts)
+        if past and self._decided.covers(txn_deadline_ms(txn_id), self.wall_ms):
+            # All that its term decided is known here, and nothing of it is decided any more.
+            return TxnStatus("aborted")
+        return TxnStatus("unknown")
 
     def counts(self) -> dict[str, int]:
         """A few facts for health and metrics."""
-        return {"undecided": len(self._parts), "held": len(self._held)}
+        return {"undecided": len(self._undecided), "held": len(self._held)}

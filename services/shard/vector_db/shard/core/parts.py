@@ -1,8 +1,8 @@
-"""What the participant works with: its rows, parts of transactions, effects, and its checkpoint."""
+"""What the participant works with: its rows, its effects, what it lacks, and its checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import DecisionRecord, Prepare, Stage, Vote
+from vector_db.common.core.messages import DecisionRecord, Vote
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.rows import I64, RowBlock
-from vector_db.shard.core.conflicts import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,9 @@ class RowStore(Protocol):
 
     def latest(self, shard: int, block: RowBlock) -> Latest: ...
 
+    def changed_ts(self, collection_id: int, shard: int) -> int:
+        """Newest commit that touched the collection at the shard; may be too new, never too old."""
+
     def apply(self, shard: int, block: RowBlock, commit_ts: int) -> int: ...
 
     def undo_above(self, ts: int) -> None: ...
@@ -46,35 +48,6 @@ class ChainBroken(Exception):
 
 
 @dataclass(slots=True)
-class Part:
-    """One shard's part of an undecided transaction; `lsn` is its oldest record in the WAL."""
-
-    txn_id: bytes
-    shard: int
-    lsn: int
-    deadline_ms: int
-    stages: dict[int, Stage] = field(default_factory=dict)
-    prepare: Prepare | None = None
-    vote: Vote | None = None
-
-    def blocks(self) -> Iterator[RowBlock]:
-        """Every block of the part, stages first, in order."""
-        for index in sorted(self.stages):
-            yield from self.stages[index].blocks
-        if self.prepare is not None:
-            yield from self.prepare.blocks
-
-    def keys(self) -> Iterator[Key]:
-        """Every key that the part writes."""
-        for block in self.blocks():
-            for row_id in block.ids.unpack():
-                yield (block.collection_id, row_id)
-
-    def collections(self) -> tuple[int, ...]:
-        return tuple(sorted({b.collection_id for b in self.blocks()}))
-
-
-@dataclass(slots=True)
 class Effects:
     """What the caller does, in this order: sync the log, then send."""
 
@@ -82,8 +55,28 @@ class Effects:
     cursor_moved: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What the next decision record of `term` waits for.
+
+    `tail`: decisions in (after, up to], from any worker that is past the takeover. `parts`: (txn
+    id, shard) of rows, from another replica in `replicas`. `takeover`: it waits for no log, so a
+    peer is to be asked at once.
+    """
+
+    term: int
+    takeover: bool
+    replicas: Mapping[int, tuple[str, ...]]
+    tail: tuple[int, int] | None = None
+    parts: tuple[tuple[bytes, int], ...] = ()
+
+
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What a worker's manifest says of the protocol: enough to begin again at `cursor`."""
+    """What a worker's manifest says of the protocol: enough to begin again at `cursor`.
+
+    `decided` and `timeline` are packed (see `Decided` and `Timeline`); `prompt` are the undecided
+    parts that were voted on when their PREPARE came.
+    """
 
     cluster_id: str
     promised: int
@@ -97,3 +90,6 @@ class Checkpoint(msgspec.Struct, frozen=True):
     replay_lsn: int
     tail: tuple[DecisionRecord, ...]
     tail_from: int
+    decided: bytes = b""
+    timeline: bytes = b""
+    prompt: tuple[tuple[bytes, int], ...] = ()

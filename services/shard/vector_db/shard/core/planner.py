@@ -62,13 +62,17 @@ def plan(
     *,
     rows: int,
     matching: int,
-    indexed: bool,
+    indexed: int,
     queries: int,
     k: int,
     dimension: int,
     metric: Metric,
 ) -> Plan:
-    """The cheapest way to the best `k` of `matching` out of `rows` rows, for each query."""
+    """The cheapest way to the best `k` of `matching` out of `rows` rows, for each query.
+
+    :param indexed: how many rows the index has, 0 without one: more than `rows` where the snapshot
+        lies before the newest of them.
+    """
     if matching <= k:
         return Plan(Method.ALL, 0, queries * matching * (0.05 + 0.0005 * dimension))
     best = Plan(Method.SCAN, 0, scan_cost_us(rows, queries, dimension))
@@ -76,7 +80,7 @@ def plan(
         gather = Plan(Method.GATHER, 0, gather_cost_us(rows, matching, queries, dimension))
         best = min(best, gather, key=_cost)
     if indexed:
-        ef = beam(k, matching / rows, metric)
+        ef = beam(k, matching / indexed, metric)
         walk = Plan(Method.INDEX, ef, index_cost_us(ef, queries, dimension))
         best = min(best, walk, key=_cost)
     return best

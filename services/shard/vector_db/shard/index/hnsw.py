@@ -119,6 +119,11 @@ class HnswIndex:
         self._parameters: dict[int, Any] = {}
         self.meta = meta
 
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.meta.rows
+
     @classmethod
     def open(cls, directory: Path, metric: Metric, rows: int, dimension: int) -> HnswIndex:
         """Map the index of a segment.
@@ -129,13 +134,17 @@ class HnswIndex:
         """
         meta = _read_meta(directory / META_FILE)
         if (meta.metric, meta.rows, meta.dimension) != (metric, rows, dimension):
-            raise StorageCorrupt(f"{directory / META_FILE}: not the index of this segment")
+            raise StorageCorrupt(
+                f"{directory / META_FILE}: offset 0: not the index of this segment"
+            )
         path = directory / INDEX_FILE
         if path.stat().st_size != meta.size_bytes or _checksum(path) != meta.crc32c:
-            raise StorageCorrupt(f"{path}: checksum mismatch")
+            raise StorageCorrupt(f"{path}: offset 0: checksum or size differ from {META_FILE}")
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         if index.ntotal != rows or index.d != dimension:
-            raise StorageCorrupt(f"{path}: {index.ntotal} x {index.d}, want {rows} x {dimension}")
+            raise StorageCorrupt(
+                f"{path}: offset 0: {index.ntotal} x {index.d}, want {rows} x {dimension}"
+            )
         return cls(index, meta)
 
     def search(
@@ -226,10 +235,14 @@ def _read_meta(path: Path) -> IndexMeta:
     try:
         version = msgspec.json.decode(data)["version"]
         if version > FORMAT_VERSION:
-            raise NewerFormat(f"{path}: format {version}, this program knows {FORMAT_VERSION}")
+            raise NewerFormat(
+                f"{path}: offset 0: format {version}, this program knows up to {FORMAT_VERSION}"
+            )
+        if version < 1:
+            raise StorageCorrupt(f"{path}: offset 0: format {version}")
         return msgspec.json.decode(data, type=IndexMeta)
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise StorageCorrupt(f"{path}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise StorageCorrupt(f"{path}: offset 0: {error}") from None
 
 
 def _checksum(path: Path) -> int:

@@ -33,7 +33,7 @@ def plan_for(view: SegmentView, matching: int, nq: int, k: int, metric: Metric) 
     return plan(
         rows=view.rows,
         matching=matching,
-        indexed=view.index is not None,
+        indexed=0 if view.index is None else view.index.rows,
         queries=nq,
         k=k,
         dimension=view.vectors.shape[1],
@@ -91,7 +91,7 @@ def _from_index(
         exact = plan(
             rows=view.rows,
             matching=matching,
-            indexed=False,
+            indexed=0,
             queries=len(short),
             k=k,
             dimension=view.vectors.shape[1],

@@ -22,10 +22,14 @@ _HEADER_BYTES = 12
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """`protocol` is the participant's part, `store` the storage's (see `Store.checkpoint`)."""
+    """`protocol` is the participant's part, `store` the storage's (see `Store.checkpoint`).
+
+    The WAL was durable below `next_lsn` when the checkpoint was captured (0: not known).
+    """
 
     protocol: Checkpoint
     store: dict[str, Any]
+    next_lsn: int = 0
 
 
 def save_manifest(disk: Disk, manifest: Manifest) -> None:
@@ -54,7 +58,11 @@ def load_manifest(disk: Disk) -> Manifest | None:
         raise StorageCorrupt(f"{path}: offset 0: not a manifest")
     version = int.from_bytes(data[4:8], "little")
     if version > MANIFEST_VERSION:
-        raise NewerFormat(f"{path}: format {version}, this program knows up to {MANIFEST_VERSION}")
+        raise NewerFormat(
+            f"{path}: offset 4: format {version}, this program knows up to {MANIFEST_VERSION}"
+        )
+    if version < 1:
+        raise StorageCorrupt(f"{path}: offset 4: format {version}")
     body = data[_HEADER_BYTES:]
     if google_crc32c.value(body) != int.from_bytes(data[8:12], "little"):
         raise StorageCorrupt(f"{path}: offset {_HEADER_BYTES}: checksum mismatch")

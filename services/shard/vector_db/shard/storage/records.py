@@ -14,6 +14,7 @@ from vector_db.common.core.codec import decode
 from vector_db.common.core.messages import DecisionRecord, Prepare, Stage
 from vector_db.common.model.errors import StorageCorrupt
 from vector_db.common.model.rows import Buffer
+from vector_db.shard.storage.wal import Wal
 
 _SEQ = struct.Struct("<Q")
 
@@ -38,6 +39,11 @@ def sequenced(seq: int, raw: Buffer) -> list[Buffer]:
     return [_SEQ.pack(seq), raw]
 
 
+def framed(payload: memoryview) -> memoryview:
+    """The framed message in the payload of a LOG or DECISIONS record."""
+    return payload[_SEQ.size :]
+
+
 def promised(term: int, coordinator: str) -> list[Buffer]:
     """The payload of a PROMISE record."""
     return [msgspec.msgpack.encode(PromiseRecord(term, coordinator))]
@@ -58,3 +64,21 @@ def parse(
         if isinstance(message, Prepare | Stage | DecisionRecord):
             return seq, message
     raise StorageCorrupt(f"wal: record {lsn} of type {record_type} holds no known message")
+
+
+class WalChunks:
+    """`RecordSource` over the WAL."""
+
+    def __init__(self, wal: Wal) -> None:
+        self._wal = wal
+
+    def load(self, lsn: int) -> Stage:
+        """The chunk that was logged at `lsn`.
+
+        :raises StorageCorrupt: the record is damaged, or no chunk.
+        """
+        record_type, payload = self._wal.read(lsn)
+        parsed = parse(record_type, payload, lsn)
+        if isinstance(parsed, tuple) and isinstance(parsed[1], Stage):
+            return parsed[1]
+        raise StorageCorrupt(f"wal: record {lsn} is no chunk of a transaction")

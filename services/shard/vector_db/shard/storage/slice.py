@@ -21,7 +21,6 @@ from vector_db.shard.storage.image import MemoryPart, capture
 from vector_db.shard.storage.keys import Probe
 from vector_db.shard.storage.sealed import SealedSegment
 from vector_db.shard.storage.segment import Segment
-from vector_db.shard.views import SegmentView
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,8 @@ class Slice:
         """Newest commit that touched the slice; it may be too new after an undo."""
         self.layout = 0
         """Grows whenever rows move from memory to a sealed segment."""
+        self.moves = 0
+        """Grows whenever a row may lie elsewhere than where `locate` found it."""
         self.image: SavedImage | None = None
         self.saved_deaths: dict[str, tuple[int, str]] = {}
         """Sealed segment → (deaths, file) of the last durable checkpoint."""
@@ -92,6 +93,7 @@ class Slice:
             raise RuntimeError(f"rows being sealed cannot be undone to {ts}")
         for segment in self.segments():
             segment.undo_above(ts)
+        self.moves += 1
 
     # --- sealing --------------------------------------------------------------------------------
 
@@ -100,6 +102,7 @@ class Slice:
         frozen = self.growing
         self.growing = frozen.split(rows)
         self.frozen = frozen
+        self.moves += 1
         return frozen
 
     def capture(self, ts: int) -> list[MemoryPart]:
@@ -120,6 +123,7 @@ class Slice:
         self.sealed.append(segment)
         self.frozen = None
         self.layout += 1
+        self.moves += 1
 
     # --- reads ----------------------------------------------------------------------------------
 
@@ -161,11 +165,6 @@ class Slice:
             for p, (segment, row) in decided.items()
             if segment.end_ts(np.array([row]))[0] > snapshot_ts
         }
-
-    def views(self, snapshot_ts: int) -> list[SegmentView]:
-        """The segments with a visible row, oldest first."""
-        views = (segment.view(snapshot_ts) for segment in self.segments())
-        return [view for view in views if view is not None]
 
     def count(self, snapshot_ts: int) -> int:
         """Rows visible at the snapshot."""

@@ -35,12 +35,26 @@ from vector_db.shard.storage.jobs import (
 )
 from vector_db.shard.storage.leftovers import SEGMENTS_DIR, highest_number, remove_leftovers
 from vector_db.shard.storage.options import StoreOptions
-from vector_db.shard.storage.reads import Place, RowMask, locate, rows_reply, scroll_places
+from vector_db.shard.storage.reads import (
+    Layers,
+    Place,
+    RowMask,
+    locate,
+    pairs,
+    rows_reply,
+    scroll_places,
+    stretches,
+)
 from vector_db.shard.storage.sealed import SealedSegment
 from vector_db.shard.storage.slice import SavedImage, Slice
 from vector_db.shard.views import SegmentView, VectorIndex
 
 __all__ = ["CheckpointJob", "SealJob", "Store", "StoreOptions"]
+
+
+NO_LAYERS: Layers = {}
+INTERNAL_PREFIX = "_"
+"""Names of the service's own collections begin with it; their vectors are placeholders."""
 
 
 class Store:
@@ -123,6 +137,11 @@ class Store:
         """
         return self._slice(block.collection_id, shard).latest(block)
 
+    def changed_ts(self, collection_id: int, shard: int) -> int:
+        """Newest commit that touched the collection at the shard; may be too new, 0 for none."""
+        part = self._slices.get(collection_id, {}).get(shard)
+        return 0 if part is None else part.changed_ts
+
     def apply(self, shard: int, block: RowBlock, commit_ts: int) -> int:
         """Upsert the rows, or delete the keys, of a committed block; how many were alive.
 
@@ -147,44 +166,74 @@ class Store:
     # --- reads ----------------------------------------------------------------------------------
 
     def views(
-        self, collection_id: int, shards: Sequence[int], snapshot_ts: int
+        self,
+        collection_id: int,
+        shards: Sequence[int],
+        snapshot_ts: int,
+        over: Layers = NO_LAYERS,
     ) -> list[SegmentView]:
-        """Every segment of the shards that has a visible row, as of the snapshot.
+        """Every segment of the shards that has a visible row, as of the snapshot; then what is
+        staged over it, whose rows hide older versions of theirs.
 
         :raises NotFound: no such collection.
         :raises StorageCorrupt: at the first use of a damaged segment.
         """
         parts = self._parts(collection_id, shards)
-        return [view for part in parts for view in part.views(snapshot_ts)]
+        views = [view for _, view in pairs(parts, snapshot_ts, over)]
+        staged = (layer.view() for layer in over.values())
+        return views + [view for view in staged if view is not None]
+
+    def slice_of(self, collection_id: int, shard: int) -> Slice | None:
+        """A slice that has been written to; None: it has no rows.
+
+        :raises NotFound: no such collection.
+        """
+        return self._parts(collection_id, (shard,)).get(shard)
 
     def locate(
-        self, collection_id: int, shards: Sequence[int], ids: list[bytes], snapshot_ts: int
+        self,
+        collection_id: int,
+        shards: Sequence[int],
+        ids: list[bytes],
+        snapshot_ts: int,
+        over: Layers = NO_LAYERS,
     ) -> list[Place | None]:
         """(segment, row) of each id as of the snapshot, None where it is not visible.
 
         :raises NotFound: no such collection.
         """
-        return locate(self._parts(collection_id, shards), ids, snapshot_ts)
+        return locate(self._parts(collection_id, shards), ids, snapshot_ts, over)
 
-    def fetch(self, request: FetchRequest) -> RowsReply:
+    def fetch(self, request: FetchRequest, over: Layers = NO_LAYERS) -> RowsReply:
         """The visible rows in the order asked; absent ones are left out.
 
         :raises NotFound: no such collection.
         """
         dimension = self.collection(request.collection_id).dimension
         ids = request.ids.unpack()
-        found = self.locate(request.collection_id, request.shards, ids, request.snapshot_ts)
+        parts = self._parts(request.collection_id, request.shards)
+        found = locate(parts, ids, request.snapshot_ts, over)
         places = [place for place in found if place is not None]
         return rows_reply(places, dimension, request.include_vectors)
 
-    def count_all(self, collection_id: int, shards: Sequence[int], snapshot_ts: int) -> int:
+    def count_all(
+        self,
+        collection_id: int,
+        shards: Sequence[int],
+        snapshot_ts: int,
+        over: Layers = NO_LAYERS,
+    ) -> int:
         """Rows visible at the snapshot.
 
         :raises NotFound: no such collection.
         """
-        return sum(part.count(snapshot_ts) for part in self._parts(collection_id, shards))
+        parts = self._parts(collection_id, shards).values()
+        below = sum(part.count(snapshot_ts) for part in parts)
+        return below + sum(layer.count_change() for layer in over.values())
 
-    def scroll(self, request: ScrollRequest, mask: RowMask | None) -> RowsReply:
+    def scroll(
+        self, request: ScrollRequest, mask: RowMask | None, over: Layers = NO_LAYERS
+    ) -> RowsReply:
         """The first `limit` visible rows with id > `after`, in the order of ids bytewise.
 
         :param mask: which rows of a view match the filter, bool[rows].
@@ -192,7 +241,8 @@ class Store:
         """
         dimension = self.collection(request.collection_id).dimension
         parts = self._parts(request.collection_id, request.shards)
-        places = scroll_places(parts, request.snapshot_ts, request.after, request.limit, mask)
+        found = stretches(parts, request.snapshot_ts, over, mask)
+        places = scroll_places(found, request.after, request.limit)
         return rows_reply(places, dimension, request.include_vectors)
 
     def stats(self, request: StatsRequest) -> StatsReply:
@@ -200,7 +250,7 @@ class Store:
 
         :raises NotFound: no such collection.
         """
-        parts = self._parts(request.collection_id, request.shards)
+        parts = self._parts(request.collection_id, request.shards).values()
         sealed = [segment for part in parts for segment in part.sealed]
         memory = [m for part in parts for m in (part.growing, part.frozen) if m is not None]
         images = [part.image for part in parts if part.image is not None]
@@ -276,6 +326,7 @@ class Store:
         due = [
             segment
             for part in self._all_slices()
+            if not part.collection.name.startswith(INTERNAL_PREFIX)
             for segment in part.sealed
             if segment.index is None
             and segment.rows >= self._options.index_rows_min
@@ -352,10 +403,10 @@ class Store:
             part = parts[shard] = Slice(collection, shard)
         return part
 
-    def _parts(self, collection_id: int, shards: Sequence[int]) -> list[Slice]:
+    def _parts(self, collection_id: int, shards: Sequence[int]) -> dict[int, Slice]:
         self.collection(collection_id)
         parts = self._slices[collection_id]
-        return [parts[shard] for shard in shards if shard in parts]
+        return {shard: parts[shard] for shard in shards if shard in parts}
 
     def _is_known(self, part: Slice) -> bool:
         return self._slices.get(part.collection.id, {}).get(part.shard) is part

@@ -203,7 +203,7 @@ def _read_header(file: MappedFile, kind: str) -> Header:
         raise StorageCorrupt(f"{file.name}: the header at offset 0 does not match its crc32c")
     if version > FORMAT_VERSION:
         raise NewerFormat(
-            f"{file.name}: format {version}, this program knows up to {FORMAT_VERSION}"
+            f"{file.name}: offset 4: format {version}, this program knows up to {FORMAT_VERSION}"
         )
     header = msgspec.json.decode(text, type=Header)
     if header.kind != kind:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
@@ -62,6 +64,9 @@ class _Segment:
     name: str
     first_lsn: int
     size: int
+    marker: bytes
+    offsets: array[int]
+    """Where each record begins: 8 bytes a record."""
 
 
 @dataclass(slots=True)
@@ -100,6 +105,7 @@ class Wal:
         self._entropy = entropy
         self._pending: list[_Pending] = []
         self._pending_bytes = 0
+        self._writing: list[_Pending] = []
         self._failed = False
         self._state = threading.Lock()
         self._flushing = threading.Lock()
@@ -146,6 +152,12 @@ class Wal:
         """Bytes of all files."""
         return sum(segment.size for segment in self._segments)
 
+    @property
+    def end(self) -> str:
+        """Where the next record goes: the file and its offset, for messages."""
+        last = self._segments[-1]
+        return f"{self._disk.root / last.name}: offset {last.size}"
+
     def append(self, record_type: int, parts: list[Buffer]) -> int:
         """Buffer one record (`record_type` a u8); its lsn. It is durable once a `flush` covers it.
 
@@ -179,7 +191,7 @@ class Wal:
         with self._flushing:
             with self._state:
                 self._check()
-                group = self._pending
+                group = self._writing = self._pending
                 self._pending = []
                 self._pending_bytes = 0
             if not group:
@@ -192,8 +204,40 @@ class Wal:
             except BaseException:
                 self._failed = True
                 raise
-            self._durable_lsn = group[-1].lsn
+            with self._state:
+                self._durable_lsn = group[-1].lsn
+                self._writing = []
             return self._durable_lsn
+
+    def read(self, lsn: int) -> tuple[int, memoryview]:
+        """(type, payload) of one record, durable or still buffered. One read of its own size.
+
+        May run while another thread flushes.
+
+        :raises StorageCorrupt: the record is damaged, or the log does not hold it.
+        """
+        with self._state:
+            for group in (self._writing, self._pending):
+                if group and group[0].lsn <= lsn <= group[-1].lsn:
+                    item = group[lsn - group[0].lsn]
+                    return item.type, memoryview(b"".join(item.parts))
+            if not self.first_lsn <= lsn <= self._durable_lsn:
+                raise StorageCorrupt(
+                    f"{self._disk.root / _PREFIX}: holds records {self.first_lsn} to "
+                    f"{self._durable_lsn}, not record {lsn}"
+                )
+            at = bisect_right(self._segments, lsn, key=lambda s: s.first_lsn) - 1
+            segment = self._segments[at]
+            index = lsn - segment.first_lsn
+            start = segment.offsets[index]
+            last = index + 1 == len(segment.offsets)
+            end = segment.size if last else segment.offsets[index + 1]
+        data = self._disk.read_at(segment.name, start, end - start)
+        record = read_record(data, 0, segment.marker)
+        if record is None or record.lsn != lsn:
+            where = self._disk.root / segment.name
+            raise StorageCorrupt(f"{where}: offset {start}: record {lsn} is damaged")
+        return record.type, memoryview(data)[record.start : record.end]
 
     def replay(self, from_lsn: int) -> Iterator[tuple[int, int, memoryview]]:
         """(lsn, type, payload) of every durable record from `from_lsn` on, in order.
@@ -251,16 +295,22 @@ class Wal:
             self._active = active
         marker = self._active.marker
         parts: list[Buffer] = []
+        offsets: list[int] = []
+        end = self._segments[-1].size
         for item in group:
+            offsets.append(end)
             payload = [p if isinstance(p, bytes) else bytes(p) for p in item.parts]
             header = record_header(marker, item.type, item.lsn, item.lsn - group[0].lsn, payload)
-            if sum(map(len, payload)) <= _JOIN_BYTES_MAX:
+            size = sum(map(len, payload))
+            end += len(header) + size
+            if size <= _JOIN_BYTES_MAX:
                 parts.append(b"".join((header, *payload)))
             else:
                 parts += (header, *payload)
         self._active.file.write(parts)
         self._active.file.sync()
-        self._segments[-1].size = self._active.file.size()
+        self._segments[-1].offsets.extend(offsets)
+        self._segments[-1].size = end
 
     def _keep(self, group: list[_Pending]) -> None:
         """After `DiskFull`: the file is cut back; make the cut durable, buffer the group again."""
@@ -270,6 +320,7 @@ class Wal:
             self._failed = True
             raise
         with self._state:
+            self._writing = []
             self._pending = group + self._pending
             self._pending_bytes = sum(
                 p.nbytes if isinstance(p, memoryview) else len(p)
@@ -290,7 +341,8 @@ def _create(disk: Disk, first_lsn: int, entropy: Entropy) -> tuple[_Segment, _Ac
         file.close()
         disk.remove(name)
         raise
-    return _Segment(name, first_lsn, file.size()), _Active(file, marker)
+    segment = _Segment(name, first_lsn, file.size(), marker, array("Q"))
+    return segment, _Active(file, marker)
 
 
 def _recover(disk: Disk) -> tuple[list[_Segment], _Active | None, int, Recovered]:
@@ -314,9 +366,11 @@ def _recover(disk: Disk) -> tuple[list[_Segment], _Active | None, int, Recovered
             return segments, None, next_lsn, Recovered(0, 0, len(data), name)
         marker = _marker(data, first_lsn, where)
         end = FILE_HEADER_BYTES
+        offsets = array("Q")
         for record in _records(data, marker, first_lsn, where):
+            offsets.append(end)
             next_lsn, end = record.lsn + 1, record.end
-        segments.append(_Segment(name, first_lsn, end))
+        segments.append(_Segment(name, first_lsn, end, marker, offsets))
         if not last:
             if end < len(data):
                 # The next file was made only after all of this one was synced.

@@ -70,7 +70,7 @@ def read_file_header(data: bytes, where: str) -> tuple[bytes, int]:
     magic, version, marker, first_lsn, _ = _FILE.unpack_from(data)
     if magic == _MAGIC and version > FORMAT_VERSION:
         raise NewerFormat(
-            f"{where}: log format {version}, this program knows up to {FORMAT_VERSION}"
+            f"{where}: offset 8: log format {version}, this program knows up to {FORMAT_VERSION}"
         )
     (crc,) = _U32.unpack_from(data, _FILE.size)
     if magic != _MAGIC or crc != google_crc32c.value(data[: _FILE.size]):

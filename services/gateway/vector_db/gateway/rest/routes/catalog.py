@@ -1,21 +1,22 @@
-"""Collections, what became of transactions, and the cluster."""
+"""Collections, and the cluster."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 
 from aiohttp import web
 
-from vector_db.common.model.errors import InvalidArgument
 from vector_db.gateway.rest import answers, models
 from vector_db.gateway.rest.decode import query_string
 from vector_db.gateway.rest.edge import Edge, Route, collection_of
 from vector_db.gateway.rest.encode import collection_answer, json_response
+from vector_db.gateway.rest.headers import TRANSACTION, refusals
 
 _COLLECTIONS = "/v1/collections"
 _COLLECTION = "/v1/collections/{collection}"
-_TXN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
+_CHANGE = refusals(())
+"""A change of the catalog takes no header of a write of rows."""
+_READ = {TRANSACTION: _CHANGE[TRANSACTION]}
 
 
 class Catalog:
@@ -31,27 +32,23 @@ class Catalog:
                 "POST", _COLLECTIONS, self.create, "collections", "Create a collection",
                 answers.CollectionAnswer, models.CreateCollectionRequest, status=201,
                 example='{"name": "words", "dimension": 384, "metric": "cosine"}',
+                refuses=_CHANGE,
             ),
             Route(
                 "GET", _COLLECTIONS, self.collections, "collections", "All collections, by name",
-                answers.CollectionsAnswer,
+                answers.CollectionsAnswer, refuses=_READ,
             ),
             Route(
                 "GET", _COLLECTION, self.collection, "collections", "One collection",
-                answers.CollectionAnswer,
+                answers.CollectionAnswer, refuses=_READ,
             ),
             Route(
                 "DELETE", _COLLECTION, self.drop, "collections",
-                "Drop a collection with all its rows", answers.DropAnswer,
+                "Drop a collection with all its rows", answers.DropAnswer, refuses=_CHANGE,
             ),
             Route(
                 "GET", _COLLECTION + "/stats", self.stats, "collections",
-                "Rows, segments and sizes of a collection", answers.StatsAnswer,
-            ),
-            Route(
-                "GET", "/v1/transactions/{id}", self.transaction, "transactions",
-                "What became of a transaction whose outcome was not known",
-                answers.TransactionAnswer,
+                "Rows, segments and sizes of a collection", answers.StatsAnswer, refuses=_READ,
             ),
             Route(
                 "GET", "/v1/cluster", self.cluster, "operations",
@@ -86,13 +83,6 @@ class Catalog:
         query_string(request.query, ())
         stats = await self._edge.api.stats(collection_of(request))
         return json_response(dataclasses.asdict(stats))
-
-    async def transaction(self, request: web.Request) -> web.Response:
-        query_string(request.query, ())
-        txn_id = request.match_info["id"]
-        if not _TXN_ID.match(txn_id):
-            raise InvalidArgument("transaction id in the path: must be letters, digits, '-' or '_'")
-        return json_response(await self._edge.api.transaction_status(txn_id))
 
     async def cluster(self, request: web.Request) -> web.Response:
         query_string(request.query, ())

@@ -1,0 +1,254 @@
+"""Query, fetch, count and scroll at a snapshot: what reads on their own and reads of an open
+transaction share.
+
+Owns the invariant that both read in the same way: they differ in the snapshot, in the overlay and
+in what is noted of a read, each a hook here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from vector_db.common.core.messages import Overlay, RowsReply
+from vector_db.common.model.collection import Collection
+from vector_db.common.model.errors import InvalidArgument, NotFound, PreconditionFailed
+from vector_db.common.model.limits import Limits
+from vector_db.gateway.cluster import ClusterView
+from vector_db.gateway.coalesce import Shape
+from vector_db.gateway.core.cursor import Cursor, decode_cursor, encode_cursor, filter_hash
+from vector_db.gateway.core.patch import patched_metadata
+from vector_db.gateway.core.requests import (
+    Consistency,
+    Hits,
+    Page,
+    Query,
+    QueryResult,
+    Rows,
+    RowsIn,
+    Upsert,
+)
+from vector_db.gateway.core.rows import validate_queries
+from vector_db.gateway.reads import Reader
+
+
+class SnapshotReads:
+    """Reads of rows; a subclass says at which snapshot."""
+
+    def __init__(self, view: ClusterView, reader: Reader, limits: Limits, walk_rows: int) -> None:
+        """`walk_rows`: rows that are read at a time when many are read."""
+        self._view = view
+        self._reader = reader
+        self._limits = limits
+        self._walk_rows = walk_rows
+
+    # --- what differs -----------------------------------------------------------------------------
+
+    async def _snapshot(self, collection: Collection, consistency: Consistency) -> int:
+        """The snapshot of a read of `collection`."""
+        raise NotImplementedError
+
+    async def _cursor_snapshot(self, snapshot_ts: int) -> None:
+        """Refuse the snapshot of a cursor that cannot have been given out."""
+        raise NotImplementedError
+
+    def _overlay(self) -> Overlay | None:
+        """What the reads see above their snapshot."""
+        return None
+
+    def _note_read(self, collection: Collection, keys: Iterable[bytes] | None) -> None:
+        """These keys were read, or (None) anything of the collection."""
+
+    def _txn_id(self) -> bytes:
+        """The transaction that a scroll's cursors belong to."""
+        return b""
+
+    # --- reads ------------------------------------------------------------------------------------
+
+    async def query(self, query: Query) -> QueryResult:
+        """See `RowsApi.query`."""
+        collection = await self._view.collection(query.collection)
+        snapshot_ts = await self._snapshot(collection, query.consistency)
+        overlay = self._overlay()
+        vectors = query.vectors
+        k = query.k
+        if query.id is not None:
+            rows = await self._reader.fetch(collection, [query.id], snapshot_ts, True, overlay)
+            if not len(rows.ids):
+                self._note_read(collection, [query.id])
+                raise NotFound(f"id {query.id.decode()!r} does not exist in {collection.name!r}")
+            vectors = np.frombuffer(rows.vectors, dtype="<f4").reshape(1, -1)
+            k += 1
+        elif vectors is None:
+            raise InvalidArgument("one of vector, vectors and id is needed")
+        else:
+            validate_queries(vectors, collection, "vector" if len(vectors) == 1 else "vectors")
+        shape = Shape(
+            collection_id=collection.id,
+            shards=(),
+            snapshot_ts=snapshot_ts,
+            k=k,
+            filter=b"" if query.filter is None else orjson.dumps(query.filter),
+            min_similarity=query.min_similarity,
+            include_metadata=query.include_metadata,
+            include_vectors=query.include_vectors,
+        )
+        hits = await self._reader.search(collection, shape, vectors, overlay)
+        self._note_read(collection, None)
+        if query.id is not None:
+            hits = [_without(hits[0], query.id, query.k)]
+        return QueryResult(hits, snapshot_ts, collection.metric)
+
+    async def fetch(
+        self,
+        collection: str,
+        ids: Sequence[bytes],
+        consistency: Consistency,
+        include_vectors: bool = True,
+    ) -> Rows:
+        """See `RowsApi.fetch`."""
+        found = await self._view.collection(collection)
+        snapshot_ts = await self._snapshot(found, consistency)
+        distinct = list(dict.fromkeys(ids))
+        rows = await self._fetch_at(found, distinct, snapshot_ts, include_vectors)
+        self._note_read(found, distinct)
+        return rows
+
+    async def count(
+        self, collection: str, filter: dict[str, Any] | None, consistency: Consistency
+    ) -> tuple[int, int]:
+        """See `RowsApi.count`."""
+        found = await self._view.collection(collection)
+        snapshot_ts = await self._snapshot(found, consistency)
+        text = b"" if filter is None else orjson.dumps(filter)
+        count = await self._reader.count(found, snapshot_ts, text, self._overlay())
+        self._note_read(found, None)
+        return count, snapshot_ts
+
+    async def scroll(
+        self,
+        collection: str,
+        limit: int,
+        filter: dict[str, Any] | None,
+        cursor: str | None,
+        consistency: Consistency,
+        include_vectors: bool = True,
+    ) -> Page:
+        """See `RowsApi.scroll`."""
+        found = await self._view.collection(collection)
+        text = b"" if filter is None else orjson.dumps(filter)
+        after = b""
+        if cursor is None:
+            snapshot_ts = await self._snapshot(found, consistency)
+        else:
+            position = decode_cursor(cursor, found.id, text, self._txn_id())
+            snapshot_ts, after = position.snapshot_ts, position.after
+            await self._cursor_snapshot(snapshot_ts)
+        # One more than asked tells whether this page is the last.
+        reply = await self._reader.scroll(
+            found, snapshot_ts, limit + 1, after, text, include_vectors, self._overlay()
+        )
+        self._note_read(found, None)
+        rows = _rows(reply, snapshot_ts, found.dimension, include_vectors)
+        if len(rows.ids) <= limit:
+            return Page(rows, None)
+        kept = Rows(
+            rows.ids[:limit],
+            rows.versions[:limit],
+            rows.metadata[:limit],
+            None if rows.vectors is None else rows.vectors[:limit],
+            snapshot_ts,
+        )
+        position = Cursor(1, found.id, snapshot_ts, kept.ids[-1], filter_hash(text), self._txn_id())
+        return Page(kept, encode_cursor(position))
+
+    # --- what writes read first -------------------------------------------------------------------
+
+    async def _fetch_at(
+        self,
+        collection: Collection,
+        ids: Sequence[bytes],
+        snapshot_ts: int,
+        include_vectors: bool,
+    ) -> Rows:
+        """Rows of distinct ids, in their order; absent ones are left out."""
+        reply = await self._reader.fetch(
+            collection, ids, snapshot_ts, include_vectors, self._overlay()
+        )
+        return _rows(reply, snapshot_ts, collection.dimension, include_vectors)
+
+    async def _versions_at(
+        self, collection: Collection, ids: Sequence[bytes], snapshot_ts: int
+    ) -> dict[bytes, int]:
+        """The version of each of distinct ids that exists; staged rows have version 0."""
+        versions: dict[bytes, int] = {}
+        for start in range(0, len(ids), self._walk_rows):
+            some = ids[start : start + self._walk_rows]
+            rows = await self._fetch_at(collection, some, snapshot_ts, False)
+            versions.update(zip(rows.ids, rows.versions, strict=True))
+        return versions
+
+    async def _matching_at(
+        self, collection: Collection, filter: dict[str, Any], snapshot_ts: int
+    ) -> list[bytes]:
+        """The ids of all rows that the filter matches."""
+        text = orjson.dumps(filter)
+        ids: list[bytes] = []
+        while True:
+            after = ids[-1] if ids else b""
+            rows = await self._reader.scroll(
+                collection, snapshot_ts, self._walk_rows, after, text, False, self._overlay()
+            )
+            got = rows.ids.unpack()
+            ids.extend(got)
+            if len(got) < self._walk_rows:
+                return ids
+
+    async def _patched_at(
+        self,
+        collection: Collection,
+        row_id: bytes,
+        patch: dict[str, Any],
+        if_version: int | None,
+        snapshot_ts: int,
+    ) -> tuple[Upsert, int]:
+        """The row with `patch` merged into its metadata, and the version that it was read in.
+
+        :raises NotFound: there is no such row.
+        :raises PreconditionFailed: it has another version than `if_version`.
+        """
+        rows = await self._fetch_at(collection, [row_id], snapshot_ts, True)
+        if not rows.ids or rows.vectors is None:
+            raise NotFound(f"id {row_id.decode()!r} does not exist in {collection.name!r}")
+        version = rows.versions[0]
+        if if_version is not None and version != if_version:
+            raise PreconditionFailed(f"id {row_id.decode()!r} has version {version}")
+        text = patched_metadata(rows.metadata[0], patch, self._limits)
+        return Upsert(collection.name, RowsIn([row_id], rows.vectors, [text])), version
+
+
+def _without(hits: Hits, row_id: bytes, k: int) -> Hits:
+    """The first `k` hits but the row itself."""
+    keep = [i for i, hit in enumerate(hits.ids) if hit != row_id][:k]
+    return Hits(
+        [hits.ids[i] for i in keep],
+        [hits.similarities[i] for i in keep],
+        None if hits.metadata is None else [hits.metadata[i] for i in keep],
+        None if hits.vectors is None else hits.vectors[keep],
+    )
+
+
+def _rows(reply: RowsReply, snapshot_ts: int, dimension: int, with_vectors: bool) -> Rows:
+    vectors = None
+    if with_vectors:
+        vectors = np.frombuffer(reply.vectors, dtype="<f4").reshape(-1, dimension)
+    return Rows(
+        reply.ids.unpack(),
+        np.frombuffer(reply.versions, dtype="<i8").tolist(),
+        reply.metadata.unpack(),
+        vectors,
+        snapshot_ts,
+    )

@@ -1,0 +1,254 @@
+"""Faults planted in the product on purpose, to prove that a run would see them.
+
+Each is a mistake that somebody could make in earnest, made by replacing one method. Owns the
+invariant that a plant breaks the product only, and only while its context lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+import vector_db.shard.core.judge as judge
+from vector_db.common.core.messages import Beat, Outcome, Vote
+from vector_db.common.ports import DiskFull
+from vector_db.coordinator.core.sequencer import Sequencer
+from vector_db.gateway.cluster import ClusterView
+from vector_db.gateway.idempotency import IdempotentWrites
+from vector_db.gateway.transactions import Transactions
+from vector_db.shard.core.held import Held
+from vector_db.shard.core.participant import Participant
+from vector_db.shard.core.staging import Part
+from vector_db.shard.core.voter import Voter
+from vector_db.shard.storage.growing import GrowingSegment
+from vector_db.shard.storage.wal import Wal
+from vector_db.shard.worker import Worker
+
+Plant = Callable[[], AbstractContextManager[object]]
+PLANTED: dict[str, Plant] = {}
+
+
+def _plant(name: str) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
+    def register(make: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
+        PLANTED[name] = contextmanager(make)
+        return make
+
+    return register
+
+
+@_plant("vote before fsync")
+def _vote_before_fsync() -> Iterator[None]:
+    calls = 0
+    real = Worker._sync
+
+    async def sync(self: Worker) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 8 == 0:
+            await real(self)
+
+    with patch.object(Worker, "_sync", sync):
+        yield
+
+
+@_plant("promise not logged")
+def _promise_not_logged() -> Iterator[None]:
+    def on_promise(self: Worker, request: Any) -> None:
+        self._participant.promise(request)
+
+    with patch.object(Worker, "_on_promise", on_promise):
+        yield
+
+
+@_plant("promise to two candidates")
+def _promise_to_two() -> Iterator[None]:
+    real = Participant.promise_message
+
+    def message(self: Participant, request: Any) -> Any:
+        granted = request.term == self.promised
+        return msgspec.structs.replace(real(self, request), granted=granted)
+
+    with patch.object(Participant, "promise_message", message):
+        yield
+
+
+@_plant("votes of other terms counted")
+def _votes_of_other_terms() -> Iterator[None]:
+    real = Sequencer.vote
+
+    def vote(self: Sequencer, vote: Vote, now_ms: int) -> Any:
+        return real(self, msgspec.structs.replace(vote, term=self.term), now_ms)
+
+    with patch.object(Sequencer, "vote", vote):
+        yield
+
+
+@_plant("acknowledged before durable")
+def _acknowledged_early() -> Iterator[None]:
+    with patch.object(Sequencer, "_durable_on", lambda self, shard, ts: True):
+        yield
+
+
+@_plant("committed with one shard's vote")
+def _one_vote() -> Iterator[None]:
+    real = Sequencer._maybe_decide
+
+    def decide(self: Sequencer, txn: Any, now_ms: int, effects: Any) -> None:
+        if txn.yes:
+            for shard in txn.participants:
+                txn.yes.setdefault(shard, set(self._in_force.get(shard, ())))
+            txn.no.clear()
+        real(self, txn, now_ms, effects)
+
+    with patch.object(Sequencer, "_maybe_decide", decide):
+        yield
+
+
+@_plant("abort told early")
+def _abort_told_early() -> Iterator[None]:
+    async def find_out(self: Transactions, txn_id: bytes, *_: Any) -> Outcome:
+        return Outcome(txn_id, 0, 0, "invalid_argument", "nobody answered")
+
+    with patch.object(Transactions, "_find_out", find_out):
+        yield
+
+
+@_plant("conflicts with YES only")
+def _conflicts_with_yes_only() -> Iterator[None]:
+    real = Voter._vote
+
+    def vote(self: Voter, part: Part, prepare: Any) -> Any:
+        given = yield from real(self, part, prepare)
+        if not given.yes:
+            self._undecided.others(part.shard).remove(part.txn_id)
+        return given
+
+    with patch.object(Voter, "_vote", vote):
+        yield
+
+
+@_plant("no conflicts at all")
+def _no_conflicts() -> Iterator[None]:
+    with patch("vector_db.shard.core.conflicts.Conflicts.any_with", lambda self, new: False):
+        yield
+
+
+@_plant("versions not checked")
+def _versions_not_checked() -> Iterator[None]:
+    def check(part: Any, snapshot_ts: int, store: Any) -> Any:
+        return judge.Verdict()
+        yield 0
+
+    with patch.object(judge, "_check_versions", check):
+        yield
+
+
+@_plant("serializable reads not validated")
+def _reads_not_validated() -> Iterator[None]:
+    with patch.object(judge, "_changed", lambda *_: False):
+        yield
+
+
+@_plant("chain ignored")
+def _chain_ignored() -> Iterator[None]:
+    real = Held.offer
+
+    def offer(self: Held, record: Any, seq: int, raw: Any) -> bool:
+        last = self._records[-1][0].last_ts if self._records else self._at.cursor
+        if record.last_ts > last:
+            record = msgspec.structs.replace(record, prev_ts=last)
+        return real(self, record, seq, raw)
+
+    with patch.object(Held, "offer", offer):
+        yield
+
+
+@_plant("reads above stable")
+def _reads_above_stable() -> Iterator[None]:
+    real = ClusterView.on_beat
+
+    def on_beat(self: ClusterView, message: Any) -> None:
+        if isinstance(message, Beat):
+            newest = max(message.stable_ts, message.last_ts)
+            message = msgspec.structs.replace(message, stable_ts=newest)
+        real(self, message)
+
+    with patch.object(ClusterView, "on_beat", on_beat):
+        yield
+
+
+@_plant("visibility off by one")
+def _visibility() -> Iterator[None]:
+    real = GrowingSegment.row_at
+
+    def row_at(self: GrowingSegment, row_id: bytes, snapshot_ts: int) -> int:
+        return real(self, row_id, snapshot_ts + 1)
+
+    with patch.object(GrowingSegment, "row_at", row_at):
+        yield
+
+
+@_plant("missing chunk accepted")
+def _missing_chunk() -> Iterator[None]:
+    def whole(self: Part) -> bool:
+        return self.prepare is not None
+
+    def check_rows(self: Participant, commit: Any) -> None:
+        pass
+
+    def named(self: Part) -> Any:
+        return sorted(self._chunks)
+
+    with (
+        patch.object(Part, "whole", property(whole)),
+        patch.object(Part, "_named", named),
+        patch.object(Participant, "_check_rows", check_rows),
+    ):
+        yield
+
+
+@_plant("idempotency row not in the transaction")
+def _idempotency_forgotten() -> Iterator[None]:
+    real = IdempotentWrites.row
+
+    def row(self: IdempotentWrites, known: Any, *rest: Any) -> Any:
+        other = self._random.randbytes(8).hex().encode()
+        return real(self, replace(known, row_id=other), *rest)
+
+    with patch.object(IdempotentWrites, "row", row):
+        yield
+
+
+@_plant("nothing undone at a takeover")
+def _nothing_undone() -> Iterator[None]:
+    with patch("vector_db.shard.storage.store.Store.undo_above", lambda self, ts: None):
+        yield
+
+
+@_plant("WAL cut too far")
+def _wal_cut_too_far() -> Iterator[None]:
+    real = Wal.truncate_before
+
+    with patch.object(Wal, "truncate_before", lambda self, lsn: real(self, self.next_lsn)):
+        yield
+
+
+@_plant("failed fsync tried again")
+def _fsync_again() -> Iterator[None]:
+    real = Wal._write
+
+    def write(self: Wal, group: Any) -> None:
+        try:
+            real(self, group)
+        except DiskFull:
+            raise
+        except OSError:
+            self._segments[-1].size = self._active.file.size()
+
+    with patch.object(Wal, "_write", write):
+        yield
