@@ -11,7 +11,7 @@ DISTRIBUTIONS := libs/common libs/client services/gateway services/coordinator s
 SOURCES := $(wildcard libs services tests bench examples)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
-.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn crash clean
+.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn crash damage clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,7 +66,7 @@ sim: venv ## Whole services on a seeded loop under faults: SEEDS=200 SEED_START=
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) --start $(SEED_START) --jobs 2
 
 golden: venv ## Write the effects of the protocol's scripts anew, to look at in the diff
-	$(BIN)/python -m pytest tests/sim/test_golden.py --rewrite-golden
+	$(BIN)/python -m pytest tests/sim/golden --rewrite-golden
 
 format: venv ## Rewrite the sources in the house style
 	$(BIN)/ruff format $(SOURCES)
@@ -87,6 +87,10 @@ bench-txn: venv ## Transactions, beside one JetStream publish (BASELINE=PYTHON: 
 
 crash: venv ## Kill and pause services under load, check all that clients saw (ROUNDS=200 SEED=n)
 	@$(BIN)/python -m tests.crash
+
+damage: venv ## Cut the log at every byte, flip 10,000 bits over all files, take the power and the broker away
+	VECTOR_DB_TEST_FLIPS=10000 VECTOR_DB_TEST_POWER_CUTS=10 $(BIN)/python -m pytest -s \
+	  tests/crash/test_damaged_files.py tests/crash/test_power_loss.py tests/integration/test_broker_lost.py
 
 clean: ## Remove .venv, caches and build outputs (never data/)
 	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench-write`, `make bench-query`. Each prints what it compares itself with."""
+"""Benchmarks: `make bench-write`, `bench-query`, `bench-txn`. Each prints what it compares itself with."""

@@ -9,5 +9,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite-golden",
         action="store_true",
-        help="write what the protocol scripts show now into tests/sim/scripts",
+        help="write what the protocol scripts show now into tests/sim/golden/scripts",
     )

@@ -20,7 +20,7 @@ from tests.integration.bus_kit import (
     number,
     server,
 )
-from tests.sim.bus import Broker, SimBus
+from tests.sim.services.bus import Broker, SimBus
 from vector_db.common.adapters.loopback_bus import LoopbackBus
 from vector_db.common.core.codec import decode
 from vector_db.common.core.messages import (

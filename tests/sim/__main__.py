@@ -1,20 +1,21 @@
 """``python -m tests.sim``: run seeds of the simulated cluster, replay one, or prove the checks.
 
-Re-executes itself with a fixed `PYTHONHASHSEED`, since sets of strings have an order of their own.
+Each seed is run twice over: as whole services, and as the protocol's machines alone. Re-executes
+itself with a fixed `PYTHONHASHSEED`, since sets of strings have an order of their own.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 
-from tests.sim.planted import PLANTED
-from tests.sim.run import Result, run_planted
+from tests.sim import hunt
+from tests.sim.hunt import Result
+from tests.sim.machines.plants import PLANTS
+from tests.sim.services.planted import PLANTED
 
 
 def main() -> int:
@@ -26,13 +27,94 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=1, help="the first (1)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--plant", choices=sorted(PLANTED), help="with this fault planted")
-    parser.add_argument("--plants", action="store_true", help="plant each, until it is caught")
+    parser.add_argument("--plants", action="store_true", help="hunt a seed that catches each plant")
     asked = parser.parse_args()
+    seeds = range(asked.start, asked.start + asked.seeds)
     if asked.plants:
-        return _prove(range(asked.start, asked.start + asked.seeds), asked.jobs)
+        return _hunt(seeds, asked.jobs)
     if asked.seed is not None:
         return _one(asked.seed, asked.plant, asked.trace)
-    return _many(range(asked.start, asked.start + asked.seeds), asked.plant, asked.jobs)
+    return _many(seeds, asked.plant, asked.jobs)
+
+
+def _one(seed: int, plant: str | None, trace: bool) -> int:
+    result = hunt.services(seed, plant, print if trace else None)
+    _show(result.seed, result.violations)
+    print(f"seed {seed} trace {result.digest} ({result.events} events)")
+    wrong = bool(result.violations)
+    if plant is None:
+        alone = hunt.machines(seed)
+        _show(seed, [f"machines: {violation}" for violation in alone.violations])
+        print(f"seed {seed} machines {alone.digest}")
+        return int(wrong or bool(alone.violations))
+    return int(not wrong)
+
+
+def _many(seeds: range, plant: str | None, jobs: int) -> int:
+    """Seeds, and (without a plant) every planted fault with the seed that is known to catch it."""
+    started = time.monotonic()
+    results = []
+    for result in hunt.spread(hunt.services, seeds, jobs, plant):
+        results.append(result)
+        if result.violations:
+            _show(result.seed, result.violations)
+            print(f"  replay: {_replay(result.seed, plant)}", flush=True)
+    print(summary(results, time.monotonic() - started))
+    wrong = any(result.violations for result in results)
+    if plant is not None:
+        return int(not wrong)
+    wrong |= _machines(seeds, jobs)
+    return int(wrong | (not _prove()))
+
+
+def _machines(seeds: range, jobs: int) -> bool:
+    """Whether a seed of the machines alone shows a violation."""
+    started = time.monotonic()
+    committed = reads = 0
+    bad = []
+    for report in hunt.spread(hunt.machines, seeds, jobs):
+        committed += report.committed
+        reads += report.reads
+        if report.violations:
+            bad.append(report.seed)
+            _show(report.seed, [f"machines: {violation}" for violation in report.violations])
+            print(f"  replay: {_replay(report.seed, None)}", flush=True)
+    print(
+        f"machines alone: {len(seeds)} seeds in {time.monotonic() - started:.1f} s, "
+        f"{committed} committed, {reads} reads, seeds with violations: {bad or 'none'}"
+    )
+    return bool(bad)
+
+
+def _prove() -> bool:
+    """Whether every planted fault is caught by the seed that is known to show it."""
+    missed = [name for name, caught in hunt.known_plants() if not caught()]
+    total = len(PLANTED) + len(PLANTS)
+    print(f"{total - len(missed)} of {total} planted faults caught; missed: {missed or 'none'}")
+    return not missed
+
+
+def _hunt(seeds: range, jobs: int) -> int:
+    """Look for a seed that catches each planted fault."""
+    missed = 0
+    for plant in PLANTS:
+        seed = next((seed for seed in seeds if plant.caught_by(seed)), None)
+        missed += _tell(f"machines: {plant.name}", seed, plant.seed)
+    for name in PLANTED:
+        caught = None
+        for result in hunt.spread(hunt.services, seeds, jobs, name):
+            # A seed that fails without the plant as well says nothing about it.
+            if result.violations and not hunt.services(result.seed).violations:
+                caught = result.seed
+                break
+        missed += _tell(name, caught, PLANTED[name].seed)
+    return int(bool(missed))
+
+
+def _tell(name: str, seed: int | None, known: int) -> bool:
+    found = "MISSED" if seed is None else f"caught by seed {seed}"
+    print(f"{name}: {found} (known: {known})", flush=True)
+    return seed is None
 
 
 def _replay(seed: int, plant: str | None) -> str:
@@ -40,93 +122,33 @@ def _replay(seed: int, plant: str | None) -> str:
     return f"python -m tests.sim --seed {seed}{planted} --trace"
 
 
-def _one(seed: int, plant: str | None, trace: bool) -> int:
-    result = run_planted(seed, plant, print if trace else None)
-    _show(result)
-    print(f"seed {seed} trace {result.digest} ({result.events} events)")
-    return _judge([result], plant)
-
-
-def _many(seeds: Iterable[int], plant: str | None, jobs: int) -> int:
-    started = time.monotonic()
-    results = []
-    for result in _run(seeds, plant, jobs):
-        results.append(result)
-        if result.violations:
-            _show(result)
-            print(f"  replay: {_replay(result.seed, plant)}", flush=True)
-    print(summary(results, time.monotonic() - started))
-    return _judge(results, plant)
-
-
-def _prove(seeds: range, jobs: int) -> int:
-    """Plant every fault, until a seed catches it."""
-    missed = []
-    for name in PLANTED:
-        caught = None
-        for result in _run(seeds, name, jobs):
-            # A seed that fails without the plant as well says nothing about it.
-            if result.violations and not run_planted(result.seed, None).violations:
-                caught = result
-                break
-        if caught is None:
-            missed.append(name)
-            print(f"MISSED {name}: {len(seeds)} seeds", flush=True)
-        else:
-            print(f"caught {name}: seed {caught.seed}: {caught.violations[0][:160]}", flush=True)
-    print(f"{len(PLANTED) - len(missed)} of {len(PLANTED)} planted faults were caught")
-    return 1 if missed else 0
-
-
-def _run(seeds: Iterable[int], plant: str | None, jobs: int) -> Iterator[Result]:
-    """Results in the order of the seeds."""
-    if jobs == 1:
-        for seed in seeds:
-            yield run_planted(seed, plant)
-        return
-    wanted = list(seeds)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(run_planted, wanted, [plant] * len(wanted))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _show(result: Result) -> None:
-    for violation in result.violations[:10]:
-        print(f"seed {result.seed}: {violation[:1000]}")
-    if len(result.violations) > 10:
-        print(f"seed {result.seed}: and {len(result.violations) - 10} more")
-
-
-def _judge(results: list[Result], plant: str | None) -> int:
-    bad = any(result.violations for result in results)
-    return int(bad) if plant is None else int(not bad)
+def _show(seed: int, violations: list[str]) -> None:
+    for violation in violations[:10]:
+        print(f"seed {seed}: {violation[:1000]}")
+    if len(violations) > 10:
+        print(f"seed {seed}: and {len(violations) - 10} more")
 
 
 def summary(results: list[Result], wall_s: float) -> str:
     """A few lines about many runs."""
-    outcomes: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    checked: dict[str, int] = {}
-    for result in results:
-        for total, part in (
-            (outcomes, result.outcomes),
-            (counts, result.counts),
-            (checked, result.checked),
-        ):
-            for name, number in part.items():
-                total[name] = total.get(name, 0) + number
     bad = [result.seed for result in results if result.violations]
     virtual_s = sum(result.virtual_s for result in results)
     lines = [
         f"{len(results)} seeds, {virtual_s:.0f} virtual seconds in {wall_s:.1f} s",
-        "writes: " + ", ".join(f"{number} {name}" for name, number in outcomes.items()),
-        "happened: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts)),
-        "checked: " + ", ".join(f"{checked[name]} {name}" for name in sorted(checked)),
+        "writes: " + _listed(results, lambda result: result.outcomes),
+        "happened: " + _listed(results, lambda result: result.counts),
+        "checked: " + _listed(results, lambda result: result.checked),
         f"seeds with violations: {bad or 'none'}",
     ]
     return "\n".join(lines)
+
+
+def _listed(results: Iterable[Result], part: Callable[[Result], dict[str, int]]) -> str:
+    totals: dict[str, int] = {}
+    for result in results:
+        for name, number in part(result).items():
+            totals[name] = totals.get(name, 0) + number
+    return ", ".join(f"{totals[name]} {name}" for name in sorted(totals))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ Seen = tuple[int, float]
 class Report:
     """What a run amounted to."""
 
+    seed: int = 0
+    digest: str = ""
     committed: int = 0
     aborted: int = 0
     unknown: int = 0

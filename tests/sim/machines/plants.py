@@ -100,6 +100,12 @@ def _promise_not_kept(flags: Flags) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _promise_not_logged(flags: Flags) -> Iterator[None]:
+    flags.promises_not_logged = True
+    yield
+
+
+@contextlib.contextmanager
 def _prepare_without_term(flags: Flags) -> Iterator[None]:
     """PREPAREs of any term are taken and voted on in the worker's own."""
     flags.one_log_for_all_terms = True
@@ -262,31 +268,33 @@ def _chunks_not_checked(flags: Flags) -> Iterator[None]:
 
 PLANTS = (
     Plant("vote before fsync", "votes leave before the log is synced",
-          ONE_REPLICA, 67, _votes_before_sync),
+          ONE_REPLICA, 114, _votes_before_sync),
     Plant("promise not kept", "a worker follows the old sequencer after its promise",
           THREE_REPLICAS, 4, _promise_not_kept),
+    Plant("promise not logged", "a crash makes a worker forget what it promised",
+          THREE_REPLICAS, 33, _promise_not_logged),
     Plant("PREPARE without its term", "old PREPAREs are voted on in a new term",
-          ONE_REPLICA, 0, _prepare_without_term),
+          ONE_REPLICA, 1, _prepare_without_term),
     Plant("vote without its term", "votes that were given to another sequencer count",
-          ONE_REPLICA, 0, _vote_without_term),
+          ONE_REPLICA, 1, _vote_without_term),
     Plant("abort told early", "a new term is taken for an abort before it is durable",
-          THREE_REPLICAS, 4, _abort_told_early),
+          THREE_REPLICAS, 1, _abort_told_early),
     Plant("acknowledged by one of three", "one replica's fsync is enough",
-          THREE_REPLICAS, 9, _acknowledged_by_one),
+          THREE_REPLICAS, 2, _acknowledged_by_one),
     Plant("survey without majority", "a term begins with any worker of each shard",
           THREE_REPLICAS, 1, _survey_without_majority),
     Plant("conflicts with YES only", "a part that was voted NO on stands in nobody's way",
-          THREE_REPLICAS, 0, _conflicts_with_yes_only),
+          ONE_REPLICA, 1908, _conflicts_with_yes_only),
     Plant("no conflicts", "undecided transactions do not see each other",
-          ONE_REPLICA, 3, _no_conflicts),
+          ONE_REPLICA, 1, _no_conflicts),
     Plant("reads not guarded", "undecided reads do not stand in the way of writers",
-          ONE_REPLICA, 3, _reads_not_guarded),
+          ONE_REPLICA, 36, _reads_not_guarded),
     Plant("chain ignored", "a lost decision record is not noticed",
-          ONE_REPLICA, 6, _chain_ignored),
+          ONE_REPLICA, 9, _chain_ignored),
     Plant("nothing undone", "decisions beyond a takeover's base stay",
-          THREE_REPLICAS, 51, _nothing_undone),
+          THREE_REPLICAS, 52, _nothing_undone),
     Plant("old PREPAREs stay", "a takeover does not void what was undecided",
-          ONE_REPLICA, 0, _old_prepares_stay),
+          ONE_REPLICA, 1, _old_prepares_stay),
     Plant("chunks not checked", "a part with missing chunks is voted YES on",
           ONE_REPLICA, 5, _chunks_not_checked),
     Plant("reads above stable_ts", "reads see what is not yet beyond undoing",

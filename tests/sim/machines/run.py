@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import xxhash
+
 from tests.sim.machines.checks import Report, check
 from tests.sim.machines.world import Flags, Shape, World
 
@@ -32,4 +34,8 @@ def run(
         if watch is not None:
             watch(world)
     world.settle()
-    return check(world, world.probe())
+    report = check(world, world.probe())
+    report.seed = seed
+    told = [(t.txn_id, t.told and t.told.commit_ts) for t in world.transactions.values()]
+    report.digest = xxhash.xxh3_64_hexdigest(repr((told, world.reads)).encode())
+    return report

@@ -28,8 +28,9 @@ class Logged:
 class SimWorker:
     """Votes wait in `unsent` until the log is synced, as they do in the product."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, logs_promises: bool = True) -> None:
         self.name = name
+        self._logs_promises = logs_promises
         self.wal: list[Logged] = []
         self.synced = 0
         self.away_until_ms = 0
@@ -77,7 +78,7 @@ class SimWorker:
 
     def promise(self, request: PromiseRequest) -> None:
         """Promise a candidate its term, durably."""
-        if self.participant.promise(request):
+        if self.participant.promise(request) and self._logs_promises:
             self.log(0, request)
             self.sync()
 

@@ -46,6 +46,7 @@ class Flags:
     one_log_for_all_terms: bool = False
     votes_before_sync: bool = False
     reads_at_cursor: bool = False
+    promises_not_logged: bool = False
 
 
 FAULTS = ("crash", "takeover", "away", "wipe", "rollback", "rot")
@@ -59,6 +60,7 @@ class Weather:
     fault_share: float
     kinds: list[str]
     message_loss: float
+    no_votes_lost: float
     begin_share: float
     keys: list[bytes]
 
@@ -70,6 +72,7 @@ class Weather:
             rng.choice([0.0, 0.005, 0.01, 0.02, 0.05]),
             [kind for kind in some for _ in range(_WEIGHTS.get(kind, 2))],
             rng.choice([0.0, 0.05, 0.05, 0.3]),
+            rng.choice([0.0, 0.0, 0.9]),
             rng.choice([0.04, 0.08, 0.15]),
             KEYS[: rng.choice([3, 6, len(KEYS)])],
         )
@@ -91,7 +94,8 @@ class World:
         self.weather = Weather.drawn(self.random)
         self.flags = Flags() if flags is None else flags
         self.now_ms = 1000
-        self.workers = {f"w{i}": SimWorker(f"w{i}") for i in range(shape.workers)}
+        logs = not self.flags.promises_not_logged
+        self.workers = {f"w{i}": SimWorker(f"w{i}", logs) for i in range(shape.workers)}
         self.shards = tuple(range(shape.shards))
         names = sorted(self.workers)
         self.replicas = {
@@ -395,7 +399,9 @@ class World:
         if not self.network:
             return
         message = self.network.pop(self.random.randrange(len(self.network)))
-        if self.random.random() < self.weather.message_loss:
+        is_no = isinstance(message, Vote) and not message.yes
+        lost = self.weather.no_votes_lost if is_no else 0.0
+        if self.random.random() < max(lost, self.weather.message_loss):
             return
         if self.random.random() < 0.05:
             self.network.append(message)
@@ -472,7 +478,7 @@ class World:
 
     def settle(self) -> None:
         """No more faults: everything is delivered, and every client finds out."""
-        self.weather.message_loss = 0.0
+        self.weather.message_loss = self.weather.no_votes_lost = 0.0
         for worker in self.workers.values():
             worker.away_until_ms = 0
         self.takeover()

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from tests.sim.disk import LiveDisk, PowerCut, SimDisk
+from tests.sim.services.disk import LiveDisk, PowerCut, SimDisk
 from vector_db.common.ports import DiskFull
 
 MADE: list[SimDisk] = []

@@ -150,7 +150,9 @@ class Coordinator:
             self._heard_beat_s = self._clock.monotonic_s()
             self._see_term(message.term)
             self._stable_ts = max(self._stable_ts, message.stable_ts)
-            self._cluster_id = self._cluster_id or message.cluster_id
+            if message.stable_ts:
+                # Before, it may be the attempt of a candidate that loses.
+                self._cluster_id = self._cluster_id or message.cluster_id
 
     def _on_member(self, message: AnyMessage) -> None:
         if isinstance(message, Member):
@@ -221,8 +223,7 @@ class Coordinator:
                 self._log.warning("no new term yet", error=str(error))
                 await asyncio.sleep(SURVEY_REPEAT_S)
             except TooLarge as error:
-                # The workers' cursors are too far apart for one record: the one behind must go, or
-                # the broker's max_payload must grow.
+                # The whole catalog is in the record: the broker's max_payload must grow.
                 self._waits_for = f"a larger max_payload of the broker: {error}"
                 self._log.error("no new term yet", error=str(error))
                 await asyncio.sleep(COMPLAINT_S)
@@ -302,6 +303,9 @@ class Coordinator:
                 if survey.lacks_founders()
                 else "shard workers"
             )
+            return None
+        if self._cluster_id:
+            self._waits_for = "the shard workers of its cluster: those that answer are new"
             return None
         now_s = self._clock.monotonic_s()
         if self._fresh_since_s is None:

@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 from vector_db.common.core.messages import Member
 from vector_db.common.core.subjects import beats, members, promises
 from vector_db.common.core.subjects import worker as worker_subject
-from vector_db.common.ports import BusUnavailable, Subscription
+from vector_db.common.ports import BusUnavailable, DiskFull, Subscription
 from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
 from vector_db.shard.handlers import Handlers
@@ -114,7 +114,7 @@ class ShardService:
                     await self._maintenance.checkpoint()
             except TimeoutError:
                 self._log.warning("no checkpoint at the end, the WAL has everything")
-            except OSError as error:
+            except (DiskFull, OSError) as error:
                 self._log.warning("no checkpoint at the end", error=str(error))
         for subscription in self._subscriptions:
             await subscription.close()

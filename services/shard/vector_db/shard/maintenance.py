@@ -63,6 +63,7 @@ class Maintenance:
         self._log = structlog.get_logger("vector_db.shard").bind(worker=participant.worker)
         self._written_s = clock.monotonic_s()
         self._seen_cursor = participant.cursor
+        self._one_checkpoint = asyncio.Lock()
         self._checkpoint_wanted = False
         self._checkpointed_s = self._written_s
         self._checkpointed_cursor = participant.stable_ts
@@ -144,6 +145,10 @@ class Maintenance:
 
     async def checkpoint(self) -> bool:
         """Write a checkpoint at `stable_ts` and cut the WAL; false when none can be taken now."""
+        async with self._one_checkpoint:
+            return await self._checkpoint()
+
+    async def _checkpoint(self) -> bool:
         captured = await self._worker.between_groups(self._capture)
         if not isinstance(captured, tuple):
             return False

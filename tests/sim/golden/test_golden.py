@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.scripted import Domain
+from tests.sim.golden.scripted import Domain
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
 RULE = "----"

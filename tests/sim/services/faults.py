@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 
-from tests.sim.bus import Copy, Weather
-from tests.sim.cluster import Cluster, Node
+from tests.sim.services.bus import Copy, Weather
+from tests.sim.services.cluster import Cluster, Node
 
 Fault = Callable[[], Awaitable[None]]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -21,27 +21,35 @@ from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.idempotency import IdempotentWrites
 from vector_db.gateway.transactions import Transactions
-from vector_db.shard.core.held import Held
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.staging import Part
-from vector_db.shard.core.voter import Voter
 from vector_db.shard.storage.growing import GrowingSegment
 from vector_db.shard.storage.wal import Wal
 from vector_db.shard.worker import Worker
 
-Plant = Callable[[], AbstractContextManager[object]]
-PLANTED: dict[str, Plant] = {}
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """`apply` makes the mistake while its context lasts; `seed` is one that shows it."""
+
+    apply: Callable[[], AbstractContextManager[object]]
+    seed: int
 
 
-def _plant(name: str) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
+PLANTED: dict[str, Planted] = {}
+
+
+def _plant(
+    name: str, seed: int
+) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
     def register(make: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
-        PLANTED[name] = contextmanager(make)
+        PLANTED[name] = Planted(contextmanager(make), seed)
         return make
 
     return register
 
 
-@_plant("vote before fsync")
+@_plant("vote before fsync", 1001)
 def _vote_before_fsync() -> Iterator[None]:
     calls = 0
     real = Worker._sync
@@ -56,16 +64,7 @@ def _vote_before_fsync() -> Iterator[None]:
         yield
 
 
-@_plant("promise not logged")
-def _promise_not_logged() -> Iterator[None]:
-    def on_promise(self: Worker, request: Any) -> None:
-        self._participant.promise(request)
-
-    with patch.object(Worker, "_on_promise", on_promise):
-        yield
-
-
-@_plant("promise to two candidates")
+@_plant("promise to two candidates", 1000)
 def _promise_to_two() -> Iterator[None]:
     real = Participant.promise_message
 
@@ -77,7 +76,7 @@ def _promise_to_two() -> Iterator[None]:
         yield
 
 
-@_plant("votes of other terms counted")
+@_plant("votes of other terms counted", 1007)
 def _votes_of_other_terms() -> Iterator[None]:
     real = Sequencer.vote
 
@@ -88,13 +87,13 @@ def _votes_of_other_terms() -> Iterator[None]:
         yield
 
 
-@_plant("acknowledged before durable")
+@_plant("acknowledged before durable", 1055)
 def _acknowledged_early() -> Iterator[None]:
     with patch.object(Sequencer, "_durable_on", lambda self, shard, ts: True):
         yield
 
 
-@_plant("committed with one shard's vote")
+@_plant("committed with one shard's vote", 1003)
 def _one_vote() -> Iterator[None]:
     real = Sequencer._maybe_decide
 
@@ -109,7 +108,7 @@ def _one_vote() -> Iterator[None]:
         yield
 
 
-@_plant("abort told early")
+@_plant("abort told early", 1001)
 def _abort_told_early() -> Iterator[None]:
     async def find_out(self: Transactions, txn_id: bytes, *_: Any) -> Outcome:
         return Outcome(txn_id, 0, 0, "invalid_argument", "nobody answered")
@@ -118,27 +117,13 @@ def _abort_told_early() -> Iterator[None]:
         yield
 
 
-@_plant("conflicts with YES only")
-def _conflicts_with_yes_only() -> Iterator[None]:
-    real = Voter._vote
-
-    def vote(self: Voter, part: Part, prepare: Any) -> Any:
-        given = yield from real(self, part, prepare)
-        if not given.yes:
-            self._undecided.others(part.shard).remove(part.txn_id)
-        return given
-
-    with patch.object(Voter, "_vote", vote):
-        yield
-
-
-@_plant("no conflicts at all")
+@_plant("no conflicts at all", 1003)
 def _no_conflicts() -> Iterator[None]:
     with patch("vector_db.shard.core.conflicts.Conflicts.any_with", lambda self, new: False):
         yield
 
 
-@_plant("versions not checked")
+@_plant("versions not checked", 1001)
 def _versions_not_checked() -> Iterator[None]:
     def check(part: Any, snapshot_ts: int, store: Any) -> Any:
         return judge.Verdict()
@@ -148,27 +133,13 @@ def _versions_not_checked() -> Iterator[None]:
         yield
 
 
-@_plant("serializable reads not validated")
+@_plant("serializable reads not validated", 1007)
 def _reads_not_validated() -> Iterator[None]:
     with patch.object(judge, "_changed", lambda *_: False):
         yield
 
 
-@_plant("chain ignored")
-def _chain_ignored() -> Iterator[None]:
-    real = Held.offer
-
-    def offer(self: Held, record: Any, seq: int, raw: Any) -> bool:
-        last = self._records[-1][0].last_ts if self._records else self._at.cursor
-        if record.last_ts > last:
-            record = msgspec.structs.replace(record, prev_ts=last)
-        return real(self, record, seq, raw)
-
-    with patch.object(Held, "offer", offer):
-        yield
-
-
-@_plant("reads above stable")
+@_plant("reads above stable", 1029)
 def _reads_above_stable() -> Iterator[None]:
     real = ClusterView.on_beat
 
@@ -182,7 +153,7 @@ def _reads_above_stable() -> Iterator[None]:
         yield
 
 
-@_plant("visibility off by one")
+@_plant("visibility off by one", 1001)
 def _visibility() -> Iterator[None]:
     real = GrowingSegment.row_at
 
@@ -193,7 +164,7 @@ def _visibility() -> Iterator[None]:
         yield
 
 
-@_plant("missing chunk accepted")
+@_plant("missing chunk accepted", 1007)
 def _missing_chunk() -> Iterator[None]:
     def whole(self: Part) -> bool:
         return self.prepare is not None
@@ -212,7 +183,7 @@ def _missing_chunk() -> Iterator[None]:
         yield
 
 
-@_plant("idempotency row not in the transaction")
+@_plant("idempotency row not in the transaction", 1001)
 def _idempotency_forgotten() -> Iterator[None]:
     real = IdempotentWrites.row
 
@@ -224,13 +195,7 @@ def _idempotency_forgotten() -> Iterator[None]:
         yield
 
 
-@_plant("nothing undone at a takeover")
-def _nothing_undone() -> Iterator[None]:
-    with patch("vector_db.shard.storage.store.Store.undo_above", lambda self, ts: None):
-        yield
-
-
-@_plant("WAL cut too far")
+@_plant("WAL cut too far", 1004)
 def _wal_cut_too_far() -> Iterator[None]:
     real = Wal.truncate_before
 
@@ -238,7 +203,7 @@ def _wal_cut_too_far() -> Iterator[None]:
         yield
 
 
-@_plant("failed fsync tried again")
+@_plant("failed fsync tried again", 1002)
 def _fsync_again() -> Iterator[None]:
     real = Wal._write
 

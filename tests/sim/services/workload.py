@@ -29,7 +29,7 @@ from tests.checkers.history import (
     Transaction,
     Write,
 )
-from tests.sim.cluster import Cluster, ConnectionLost, Life, Node, NotServing
+from tests.sim.services.cluster import Cluster, ConnectionLost, Life, Node, NotServing
 from vector_db.common.model.errors import (
     AlreadyExists,
     NotFound,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from tests.sim.loop import OWNER, Owner
+from tests.sim.services.loop import OWNER, Owner
 from vector_db.common.core.codec import BadMessage, decode, encode
 from vector_db.common.core.messages import AnyMessage, ErrorReply
 from vector_db.common.core.subjects import LogName

@@ -24,12 +24,11 @@ from typing import Any
 import structlog
 
 from tests.checkers.everything import check
-from tests.sim.cluster import Cluster, Sizes, small
-from tests.sim.disk import PowerCut
-from tests.sim.faults import Faults
-from tests.sim.loop import OWNER, SimLoop, SimTask, Spins, Trace
-from tests.sim.planted import PLANTED
-from tests.sim.workload import LISTS, Client, History, Shape
+from tests.sim.services.cluster import Cluster, Sizes, small
+from tests.sim.services.disk import PowerCut
+from tests.sim.services.faults import Faults
+from tests.sim.services.loop import OWNER, SimLoop, SimTask, Spins, Trace
+from tests.sim.services.workload import LISTS, Client, History, Shape
 
 LIVE_S = 30.0
 """Virtual seconds after the last fault in which everything works again."""
@@ -73,14 +72,6 @@ def run_seed(seed: int, write: Callable[[str], None] | None = None) -> Result:
     result.digest, result.events = trace.digest(), trace.events
     result.virtual_s = loop.time()
     return result
-
-
-def run_planted(seed: int, plant: str | None, write: Callable[[str], None] | None = None) -> Result:
-    """Run one seed, with the product broken on purpose where `plant` names a fault."""
-    if plant is None:
-        return run_seed(seed, write)
-    with PLANTED[plant]():
-        return run_seed(seed, write)
 
 
 def _sizes(seed: int) -> Sizes:

@@ -9,20 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.run import run_seed
+from tests.sim.hunt import services
+from tests.sim.services.planted import PLANTED
 
-SEEDS = 20
-BLOCK = 5
-ROOT = Path(__file__).parents[2]
+SEEDS = 100
+BLOCK = 10
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("first", range(1, SEEDS + 1, BLOCK))
 def test_seeds_keep_every_promise(first: int) -> None:
     for seed in range(first, first + BLOCK):
-        result = run_seed(seed)
+        result = services(seed)
         replay = f"python -m tests.sim --seed {seed} --trace"
         assert result.violations == [], replay
         assert result.outcomes["committed"] > 0, f"nothing happened: {replay}"
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_caught_by_its_seed(name: str) -> None:
+    seed = PLANTED[name].seed
+    assert services(seed, name).violations, f"seed {seed} shows nothing of it"
+    assert not services(seed).violations, "it is the fault that is caught"
 
 
 def test_a_seed_has_one_trace_in_any_process() -> None:
@@ -43,4 +51,4 @@ def test_a_seed_has_one_trace_in_any_process() -> None:
 
 
 def test_two_seeds_have_two_traces() -> None:
-    assert run_seed(4).digest != run_seed(6).digest
+    assert services(4).digest != services(6).digest

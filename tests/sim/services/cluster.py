@@ -24,9 +24,9 @@ from prometheus_client import CollectorRegistry
 import vector_db.gateway.app as gateway_app
 import vector_db.gateway.core.partition as partition
 import vector_db.shard.app as shard_app
-from tests.sim.bus import Broker, SimBus
-from tests.sim.disk import PowerCut, SimDisk
-from tests.sim.loop import OWNER, SimExecutor, Trace
+from tests.sim.services.bus import Broker, SimBus
+from tests.sim.services.disk import PowerCut, SimDisk
+from tests.sim.services.loop import OWNER, SimExecutor, Trace
 from vector_db.common.model.errors import StartupError, StorageCorrupt, VectorDBError
 from vector_db.common.ports import BusTimeout, BusUnavailable, DiskFull
 from vector_db.common.service.config import (

@@ -1,1 +1,0 @@
-"""The protocol's pure machines over simulated logs: thousands of seeds in minutes."""
