@@ -17,6 +17,7 @@ from vector_db.common.model.errors import (
     Conflict,
     InvalidArgument,
     NotFound,
+    OutcomeUnknown,
     PreconditionFailed,
     TransactionExpired,
     Unavailable,
@@ -26,7 +27,7 @@ from vector_db.gateway.core.requests import Consistency, Delete, Query, Upsert
 from vector_db.gateway.core.token import decode_token, encode_token, signing_key
 from vector_db.gateway.database import Database
 from vector_db.gateway.open_transaction import ResumedTransaction
-from vector_db.gateway.settlement import TOLD_TIMEOUT_S
+from vector_db.gateway.settlement import REMEMBERED_MS, TOLD_TIMEOUT_S
 from vector_db.gateway.transactions import TXN_TIMEOUT_S
 
 NOW = Consistency()
@@ -481,6 +482,20 @@ def test_a_commit_is_remembered_past_the_expiry() -> None:
         assert await database.resume(token).commit() == done
         with pytest.raises(AlreadyCommitted):
             await database.resume(token).count("c", None, NOW)
+
+    with_cluster(test)
+
+
+def test_what_ended_too_long_ago_is_said_to_be_unknown() -> None:
+    async def test(cluster: Cluster) -> None:
+        database = cluster.database
+        token = await wrote(database, await begun(database, timeout_s=5.0), upsert("a"))
+        await asyncio.sleep(6.0)
+        with pytest.raises(TransactionExpired):
+            await database.resume(token).commit()
+        await asyncio.sleep(REMEMBERED_MS / 1000)
+        with pytest.raises(OutcomeUnknown):
+            await database.resume(token).commit()
 
     with_cluster(test)
 

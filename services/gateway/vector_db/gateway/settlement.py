@@ -45,6 +45,8 @@ TOLD_TIMEOUT_S = 2.0
 DEADLINE_SLACK_MS = 500
 """How far past its deadline a prepared transaction is given up."""
 STABLE_TIMEOUT_S = 2.0
+REMEMBERED_MS = 500_000
+"""Workers remember what became of a transaction for 600 s past its expiry; with a margin."""
 
 _NOTHING_STAGED = StagedAt(0, 0)
 
@@ -132,6 +134,8 @@ class Settlement:
         if status is None:
             # Expired or not: an earlier try may have committed it.
             raise Unavailable("the shards of the transaction do not answer: commit it again")
+        if self._view.wall_ms() >= token.deadline_ms + REMEMBERED_MS:
+            raise _unknown(token, "the transaction ended too long ago to be remembered")
         if self.expired(token):
             raise expired_error()
         if status.state == "unknown":
