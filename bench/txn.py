@@ -90,13 +90,15 @@ class Target:
         """Connect, and make the collection."""
         port = self.server.http_port
         self.connections = [await HttpConnection.open(port) for _ in range(IN_FLIGHT)]
-        made = await call_json(
+        await call_json(
             self.connections[0],
             "POST",
             "/v1/collections",
             {"name": "txn", "dimension": DIMENSION, "metric": "cosine", "shards": SHARDS},
         )
-        self.ids = Ids(made["shards"])
+        # The only collection has all the shards that are placed.
+        cluster = await call_json(self.connections[0], "GET", "/v1/cluster")
+        self.ids = Ids(sorted(int(shard) for shard in cluster["shards"]))
 
     def rows_of(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """The JSON rows of these ids."""
@@ -138,7 +140,7 @@ class Target:
     async def check(self) -> None:
         """Everything that was acknowledged is there."""
         answer = await call_json(
-            self.connections[0], "POST", "/v1/collections/txn/count", {"consistency": {}}
+            self.connections[0], "POST", "/v1/collections/txn/count", {"consistency": {"strong": True}}
         )
         if answer["count"] != self.rows:
             raise BenchError(f"{self.rows} rows were acknowledged, {answer['count']} are there")
