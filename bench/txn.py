@@ -140,7 +140,10 @@ class Target:
     async def check(self) -> None:
         """Everything that was acknowledged is there."""
         answer = await call_json(
-            self.connections[0], "POST", "/v1/collections/txn/count", {"consistency": {"strong": True}}
+            self.connections[0],
+            "POST",
+            "/v1/collections/txn/count",
+            {"consistency": {"strong": True}},
         )
         if answer["count"] != self.rows:
             raise BenchError(f"{self.rows} rows were acknowledged, {answer['count']} are there")
