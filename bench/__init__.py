@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench-write`, `bench-query`, `bench-txn`. Each prints what it compares itself with."""
+"""`make bench-write`, `bench-query`, `bench-txn`: each prints what it compares itself with."""
