@@ -8,6 +8,7 @@ newcomer wins.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 import numpy as np
 import xxhash
@@ -35,10 +36,16 @@ def shards_of_ids(hashes: U64, shards: Sequence[int]) -> NDArray[np.int64]:
     """The shard of each id, int64[n], by rendezvous of `model.rows.hash_ids` over `shards`."""
     if len(shards) == 1:
         return np.full(len(hashes), shards[0], dtype=np.int64)
-    seeds = np.array([weight("id", s) for s in shards], dtype=np.uint64)
-    weights = _mix(hashes[:, None] ^ seeds[None, :])
+    weights = _mix(hashes[:, None] ^ _seeds(tuple(shards))[None, :])
     chosen: NDArray[np.int64] = np.asarray(shards, dtype=np.int64)[weights.argmax(axis=1)]
     return chosen
+
+
+@lru_cache(maxsize=1024)
+def _seeds(shards: tuple[int, ...]) -> U64:
+    seeds = np.array([weight("id", s) for s in shards], dtype=np.uint64)
+    seeds.flags.writeable = False
+    return seeds
 
 
 def choose_worker(shard: int, workers: Collection[str], load: dict[str, int]) -> str:

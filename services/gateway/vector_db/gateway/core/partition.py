@@ -62,6 +62,8 @@ def split_by_shard(block: RowBlock, shards: Sequence[int]) -> dict[int, RowBlock
     if len(shards) == 1:
         return {shards[0]: block}
     homes = shards_of_ids(block.hash_array(), shards)
+    if len(homes) == 1:
+        return {int(homes[0]): block}
     order = np.argsort(homes, kind="stable")
     present, starts = np.unique(homes[order], return_index=True)
     bounds = [*starts.tolist(), len(order)]
@@ -78,6 +80,9 @@ def row_bytes(block: RowBlock) -> int:
 
 def split_by_size(block: RowBlock, bytes_max: int = CHUNK_BYTES_MAX) -> Iterator[RowBlock]:
     """The block in pieces of at most `bytes_max`, or of one row that is larger by itself."""
+    if len(block) == 1:
+        yield block
+        return
     ends = np.cumsum(block.sizes())
     start, n = 0, len(ends)
     while start < n:

@@ -27,6 +27,7 @@ from vector_db.gateway.core.requests import RowsIn
 _NORM_MIN = float(np.finfo(np.float32).tiny)
 _NORM_MAX = float(np.finfo(np.float32).max)
 _LIKELY_MIN, _LIKELY_MAX = 1e-20, 1e30
+_FEW = 4
 _BLOCK_VALUES = 1 << 18
 """Floats squared at once: 2 MiB of float64, so that a large batch is not doubled in memory."""
 
@@ -64,9 +65,6 @@ def validate_queries(vectors: F32, collection: Collection, where: str) -> None:
             f"{where}: {vectors.shape[-1]} numbers, "
             f"collection {collection.name!r} has dimension {collection.dimension}"
         )
-    if len(vectors) == 1 and _LIKELY_MIN < float(np.dot(vectors[0], vectors[0])) < _LIKELY_MAX:
-        # Finite, and with a direction; anything else is looked at in float64.
-        return
     _check_vectors(vectors, collection.metric, where, "")
 
 
@@ -130,6 +128,12 @@ def squared_norms(vectors: F32) -> NDArray[np.float64]:
 
 
 def _check_vectors(vectors: F32, metric: Metric, where: str, suffix: str) -> None:
+    if len(vectors) <= _FEW:
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = [float(np.dot(v, v)) for v in vectors]
+        if all(_LIKELY_MIN < length < _LIKELY_MAX for length in lengths):
+            # Finite, and with a direction; anything else is looked at in float64.
+            return
     squares = squared_norms(vectors)
     if not math.isfinite(float(squares.sum())):
         row = int(np.argmin(np.isfinite(squares)))
