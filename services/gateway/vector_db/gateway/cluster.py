@@ -26,6 +26,7 @@ from vector_db.common.core.messages import (
 from vector_db.common.core.subjects import beats, members, sequencer
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import NotFound, Unavailable
+from vector_db.common.model.ids import HIDDEN_PREFIX
 from vector_db.common.ports import (
     Bus,
     BusTimeout,
@@ -39,8 +40,6 @@ from vector_db.gateway.core.requests import Consistency
 REQUEST_TIMEOUT_S = 12.0
 STABLE_TIMEOUT_S = 5.0
 MEMBER_TIMEOUT_S = 3.0
-HIDDEN_PREFIX = "_"
-"""Clients' names cannot begin so, and see nothing of what does."""
 QUIET_S = 2.0
 """Without a beat for so long the gateway says that it is not ready."""
 

@@ -18,12 +18,17 @@ from vector_db.common.model.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from vector_db.common.model.ids import txn_deadline_ms, txn_term, validate_collection_name
+from vector_db.common.model.ids import (
+    HIDDEN_PREFIX,
+    txn_deadline_ms,
+    txn_term,
+    validate_collection_name,
+)
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import RowBlock
 from vector_db.common.ports import Bus
 from vector_db.common.service.config import TransactionsConfig
-from vector_db.gateway.cluster import HIDDEN_PREFIX, ClusterView
+from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.core.operations import Operations
 from vector_db.gateway.core.partition import ShardPart, block_of, partition
 from vector_db.gateway.core.requests import (

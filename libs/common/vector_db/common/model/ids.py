@@ -19,8 +19,10 @@ N_MAX = (1 << N_BITS) - 1
 TS_NEVER = (1 << 63) - 1
 """`end_ts` of a row that is alive; above every commit timestamp, and an int64 for NumPy's sake."""
 
+HIDDEN_PREFIX = "_"
+"""Begins the names of the product's own collections; clients' names cannot start with it."""
 IDEMPOTENCY_COLLECTION = "_idempotency"
-"""Hidden: one row for each idempotency key. Clients' names cannot start with an underscore."""
+"""Hidden: one row for each idempotency key."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 

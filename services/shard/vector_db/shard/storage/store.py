@@ -19,7 +19,7 @@ from vector_db.common.core.messages import (
 )
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import NotFound, StorageCorrupt
-from vector_db.common.model.ids import TS_NEVER
+from vector_db.common.model.ids import HIDDEN_PREFIX, TS_NEVER
 from vector_db.common.model.rows import RowBlock
 from vector_db.common.ports import Disk
 from vector_db.shard.core.parts import Latest
@@ -53,8 +53,6 @@ __all__ = ["CheckpointJob", "SealJob", "Store", "StoreOptions"]
 
 
 NO_LAYERS: Layers = {}
-INTERNAL_PREFIX = "_"
-"""Names of the service's own collections begin with it; their vectors are placeholders."""
 
 
 class Store:
@@ -326,7 +324,7 @@ class Store:
         due = [
             segment
             for part in self._all_slices()
-            if not part.collection.name.startswith(INTERNAL_PREFIX)
+            if not part.collection.name.startswith(HIDDEN_PREFIX)
             for segment in part.sealed
             if segment.index is None
             and segment.rows >= self._options.index_rows_min
