@@ -14,7 +14,7 @@ from vector_db.common.model.collection import Metric
 from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32
-from vector_db.shard.core.planner import Method
+from vector_db.shard.core.planner import Method, Wish
 from vector_db.shard.index.hnsw import HnswIndex, build_hnsw
 from vector_db.shard.search.candidates import matching_mask, plan_for
 from vector_db.shard.search.executor import search
@@ -61,7 +61,7 @@ def test_an_unfiltered_query_walks_the_index_and_finds_the_nearest(
     sample: tuple[SegmentView, F32],
 ) -> None:
     view, queries = sample
-    assert plan_for(view, view.rows, 1, 10, Metric.COSINE).method is Method.INDEX
+    assert plan_for(view, view.rows, 1, 10, Metric.COSINE, Wish(0.95)).method is Method.INDEX
     assert recall(view, queries, {}) >= 0.97
 
 

@@ -84,6 +84,7 @@ class Requests:
             collections=tuple(sequencer.state.collections.values()),
             replicas=sequencer.state.replicas,
             workers=tuple(self._members()),
+            aliases=sequencer.state.aliases,
         )
 
     async def _create(self, asked: CreateCollectionRequest) -> None:

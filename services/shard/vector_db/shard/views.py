@@ -54,7 +54,7 @@ class FilterColumns(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SegmentView:
-    """Rows [0, rows) of one segment as of a snapshot.
+    """Rows [0, rows) of one segment as of a snapshot; `name` "" = rows in memory.
 
     `vectors` float32[rows, d] as the client sent them (bit-exact); `inverse_norms` float32[rows]
     (cosine only, else None); `versions` int64[rows] begin_ts; `live` bool[rows], None = all
@@ -70,3 +70,4 @@ class SegmentView:
     metadata: ByteColumn
     columns: FilterColumns
     index: VectorIndex | None
+    name: str = ""

@@ -10,10 +10,12 @@ import msgspec
 
 from vector_db.common.core.messages import (
     Abort,
+    AlterCollection,
     Commit,
     CreateCollection,
     Decision,
     DropCollection,
+    SetAliases,
     SetPlacement,
     Takeover,
 )
@@ -36,9 +38,12 @@ class DomainState(msgspec.Struct, frozen=True):
     collections: dict[int, Collection] = {}
     replicas: dict[int, tuple[str, ...]] = {}
     founders: tuple[str, ...] = ()
+    aliases: dict[str, int] = {}
 
     def by_name(self, name: str) -> Collection | None:
-        """The live collection of that name."""
+        """The live collection of that name, or that the alias stands for."""
+        if (aliased := self.aliases.get(name)) is not None:
+            return self.collections.get(aliased)
         return next((c for c in self.collections.values() if c.name == name), None)
 
     def shards_of(self, worker: str) -> tuple[int, ...]:
@@ -54,22 +59,30 @@ class DomainState(msgspec.Struct, frozen=True):
         match decision:
             case Commit() | Abort():
                 return self
-            case CreateCollection(ts, collection):
-                return DomainState(
-                    ts,
-                    self.collections | {collection.id: collection},
-                    self.replicas,
-                    self.founders,
+            case CreateCollection(ts, collection) | AlterCollection(ts, collection):
+                return msgspec.structs.replace(
+                    self, catalog_ts=ts, collections=self.collections | {collection.id: collection}
                 )
             case DropCollection(ts, collection_id):
-                kept = {i: c for i, c in self.collections.items() if i != collection_id}
-                return DomainState(ts, kept, self.replicas, self.founders)
+                return msgspec.structs.replace(
+                    self,
+                    catalog_ts=ts,
+                    collections={i: c for i, c in self.collections.items() if i != collection_id},
+                    aliases={a: i for a, i in self.aliases.items() if i != collection_id},
+                )
+            case SetAliases(ts, aliases):
+                return msgspec.structs.replace(self, catalog_ts=ts, aliases=dict(aliases))
             case SetPlacement(ts, replicas):
-                return DomainState(ts, self.collections, dict(replicas))
-            case Takeover():
-                collections = {c.id: c for c in decision.collections}
                 return DomainState(
-                    decision.catalog_ts, collections, dict(decision.replicas), decision.founders
+                    ts, self.collections, dict(replicas), founders=(), aliases=self.aliases
+                )
+            case Takeover():
+                return DomainState(
+                    decision.catalog_ts,
+                    {c.id: c for c in decision.collections},
+                    dict(decision.replicas),
+                    decision.founders,
+                    dict(decision.aliases),
                 )
 
     def has_majority(self, shard: int, workers: set[str]) -> bool:

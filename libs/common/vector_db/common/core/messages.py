@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from vector_db.common.model.collection import Collection
+from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions
 from vector_db.common.model.rows import Blob, Buffer, RowBlock
 
 
@@ -145,9 +145,25 @@ class CreateCollection(msgspec.Struct, frozen=True, tag=True):
     collection: Collection
 
 
+class AlterCollection(msgspec.Struct, frozen=True, tag=True):
+    """Replaces a catalog entry by one with the same id, name, dimension, metric and shards."""
+
+    ts: int
+    collection: Collection
+
+
 class DropCollection(msgspec.Struct, frozen=True, tag=True):
+    """Its aliases end with it."""
+
     ts: int
     collection_id: int
+
+
+class SetAliases(msgspec.Struct, frozen=True, tag=True):
+    """Replaces all aliases at once: alias → collection id."""
+
+    ts: int
+    aliases: dict[str, int]
 
 
 class SetPlacement(msgspec.Struct, frozen=True, tag=True):
@@ -178,9 +194,19 @@ class Takeover(msgspec.Struct, frozen=True, tag=True):
     decisions_after: int
     decisions: tuple[DecisionRecord, ...]
     founders: tuple[str, ...] = ()
+    aliases: dict[str, int] = {}
 
 
-Decision: TypeAlias = Commit | Abort | CreateCollection | DropCollection | SetPlacement | Takeover
+Decision: TypeAlias = (
+    Commit
+    | Abort
+    | CreateCollection
+    | AlterCollection
+    | DropCollection
+    | SetAliases
+    | SetPlacement
+    | Takeover
+)
 
 
 class DecisionRecord(Message, frozen=True):
@@ -268,6 +294,7 @@ class Promise(Message, frozen=True):
     tail: tuple[DecisionRecord, ...]
     tail_from: int = 0
     founders: tuple[str, ...] = ()
+    aliases: dict[str, int] = {}
 
 
 # --- what a worker lacks: worker ↔ worker, request / reply ---------------------------------------
@@ -318,6 +345,24 @@ class CreateCollectionRequest(Message, frozen=True):
     metric: str
     shards: int
     if_absent: bool = False
+    index: IndexOptions = IndexOptions()
+    recall_target: float = RECALL_TARGET
+    fields: tuple[str, ...] = ()
+
+
+class AlterCollectionRequest(Message, frozen=True):
+    """None leaves a property as it is."""
+
+    name: str
+    index: IndexOptions | None = None
+    recall_target: float | None = None
+    fields: tuple[str, ...] | None = None
+
+
+class SetAliasesRequest(Message, frozen=True):
+    """Alias → name of a collection, None removes it; all of them in one decision."""
+
+    changes: dict[str, str | None]
 
 
 class DropCollectionRequest(Message, frozen=True):
@@ -338,10 +383,14 @@ class CatalogReply(Message, frozen=True):
     collections: tuple[Collection, ...]
     replicas: dict[int, tuple[str, ...]]
     workers: tuple[Member, ...]
+    aliases: dict[str, int] = {}
 
 
 class Member(Message, frozen=True):
-    """A worker's heartbeat: who it is, of which cluster, and how far. `ready` once it recovered."""
+    """A worker's heartbeat: who it is, of which cluster, and how far. `ready` once it recovered.
+
+    `simd`: the instruction set that its FAISS build uses.
+    """
 
     worker: str
     term: int
@@ -350,6 +399,7 @@ class Member(Message, frozen=True):
     shards: tuple[int, ...]
     cursor: int
     cluster_id: str = ""
+    simd: str = ""
 
 
 class TxnStatusRequest(Message, frozen=True):
@@ -437,6 +487,9 @@ class SearchRequest(Message, frozen=True):
 
     `queries` float32[nq, dimension]. `filter` is the JSON text of a filter or empty.
     `min_similarity` drops hits below it. The two `include` flags ask for the payloads in the reply.
+    `recall` 0: the collection's target; `ef` and `nprobe` 0: as calibrated for the recall; `exact`:
+    no index. `after` (similarity, id) leaves out the hits up to that place in the order, of which
+    there are about `skip`. `explain` asks for the plans.
     """
 
     collection_id: int
@@ -449,12 +502,19 @@ class SearchRequest(Message, frozen=True):
     include_metadata: bool = False
     include_vectors: bool = False
     overlay: Overlay | None = None
+    recall: float = 0.0
+    ef: int = 0
+    nprobe: int = 0
+    exact: bool = False
+    after: tuple[float, bytes] | None = None
+    skip: int = 0
+    explain: bool = False
 
 
 class SearchReply(Message, frozen=True):
     """Hits of all queries one after another, each query's best first, ties by id.
 
-    `counts` uint32[nq]; `ids` one per hit; `similarities` float64[hits].
+    `counts` uint32[nq]; `ids` one per hit; `similarities` float64[hits]; `explain` JSON when asked.
     """
 
     counts: Buffer
@@ -462,6 +522,7 @@ class SearchReply(Message, frozen=True):
     similarities: Buffer
     metadata: Blob | None = None
     vectors: Buffer = b""
+    explain: bytes = b""
 
 
 class FetchRequest(Message, frozen=True):
@@ -516,13 +577,27 @@ class StatsRequest(Message, frozen=True):
 
 
 class StatsReply(Message, frozen=True):
-    """`rows` alive now; `rows_indexed` of them in an HNSW index; `segments` sealed."""
+    """`rows` alive now; `rows_indexed` of them where the collection's options want them: in an
+    index, or in an exactly scanned segment that is not worth one; `segments` sealed.
+
+    `rows_dead`: versions kept for reads of the past. `kinds`: rows alive by the way they are
+    searched. `recall`: measured at the last calibration, mean over the indexed rows (0: none).
+    `building`: rows in builds under way, and how many of them are done. `bytes_predicted`: what the
+    rows should take in memory; `bytes_resident`: what they do.
+    """
 
     rows: int
     rows_indexed: int
     segments: int
     bytes_memory: int
     bytes_disk: int
+    rows_dead: int = 0
+    kinds: dict[str, int] = {}
+    recall: float = 0.0
+    recall_samples: int = 0
+    building: tuple[int, int] = (0, 0)
+    bytes_predicted: int = 0
+    bytes_resident: int = 0
 
 
 class ErrorReply(Message, frozen=True):
@@ -536,7 +611,8 @@ class ErrorReply(Message, frozen=True):
 AnyMessage: TypeAlias = (
     Prepare | Stage | Vote | Durable | DecisionRecord | Beat
     | NeedTakeover | PromiseRequest | Promise | PartRequest | PartReply | TailRequest | TailReply
-    | CreateCollectionRequest | DropCollectionRequest | CatalogRequest | CatalogReply | Member
+    | CreateCollectionRequest | AlterCollectionRequest | SetAliasesRequest
+    | DropCollectionRequest | CatalogRequest | CatalogReply | Member
     | TxnStatusRequest | TxnStatus | AbortRequest
     | StrongRequest | StrongReply | ConfirmRequest | ConfirmReply
     | StagedRequest | AsOfRequest | AsOfReply | SearchRequest | SearchReply

@@ -18,11 +18,54 @@ class Metric(StrEnum):
     """distance = Euclidean, not squared; similarity = 1 / (1 + distance)."""
 
 
+class IndexKind(StrEnum):
+    """How a sealed segment is searched when not all of its rows are scored."""
+
+    AUTO = "auto"
+    """Decided per segment from rows, dimension, memory budget and recall target."""
+    HNSW = "hnsw"
+    """A graph over copies of the vectors in memory: fastest, dearest."""
+    IVF_PQ = "ivf_pq"
+    """Lists of product-quantised codes, hits scored again: quick to build, small."""
+    EXACT = "exact"
+    """No index: every visible row is scored."""
+
+
+class Encoding(StrEnum):
+    """How an HNSW graph keeps its copies of the vectors."""
+
+    AUTO = "auto"
+    """Half precision where it keeps the neighbours (checked when building), else float32."""
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    SQ8 = "sq8"
+    """One byte a component; hits are scored again from the raw rows."""
+
+
+class IndexOptions(msgspec.Struct, frozen=True):
+    """What indexes a collection wants; changed online, segments follow in the background.
+
+    `m` (links a node) and `ef_construction` (beam while building) are HNSW's; `lists` is the number
+    of IVF lists of a segment, 0: from its rows.
+    """
+
+    kind: IndexKind = IndexKind.AUTO
+    encoding: Encoding = Encoding.AUTO
+    m: int = 16
+    ef_construction: int = 128
+    lists: int = 0
+
+
+RECALL_TARGET = 0.95
+"""Share of the true best k that an answer holds on average, unless a collection says otherwise."""
+
+
 class Collection(msgspec.Struct, frozen=True):
     """A catalog entry.
 
     `id` is the commit timestamp of its creation, so a name that is dropped and made again is
     another collection. `shards` are the global shard numbers that hold it; ids hash over that list.
+    `index`, `recall_target` and `fields` (dotted metadata paths with an inverted index) may change.
     """
 
     id: int
@@ -30,3 +73,6 @@ class Collection(msgspec.Struct, frozen=True):
     dimension: int
     metric: Metric
     shards: tuple[int, ...]
+    index: IndexOptions = IndexOptions()
+    recall_target: float = RECALL_TARGET
+    fields: tuple[str, ...] = ()

@@ -150,6 +150,7 @@ class Survey:
             decisions_after=after,
             decisions=decisions,
             founders=best.founders,
+            aliases=best.aliases,
         )
 
     def _kept(self, worker: str, bases: dict[int, int]) -> int:

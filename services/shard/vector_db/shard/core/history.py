@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from vector_db.common.core import history
 from vector_db.common.core.messages import DecisionRecord, Takeover
 from vector_db.common.model.ids import ts_n, ts_term
@@ -55,16 +57,8 @@ def completed(
     first = record.decisions[0]
     if not isinstance(first, Takeover):
         raise ValueError("not a takeover")
-    whole = Takeover(
-        ts=first.ts,
-        base=first.base,
-        bases=first.bases,
-        cluster_id=first.cluster_id,
-        collections=first.collections,
-        replicas=first.replicas,
-        catalog_ts=first.catalog_ts,
-        decisions_after=after_ts,
-        decisions=(*fetched, *first.decisions),
+    whole = msgspec.structs.replace(
+        first, decisions_after=after_ts, decisions=(*fetched, *first.decisions)
     )
     decisions = (whole, *record.decisions[1:])
     return DecisionRecord(record.term, record.prev_ts, record.wall_ms, decisions)

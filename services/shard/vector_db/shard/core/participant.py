@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
     Abort,
+    AlterCollection,
     Commit,
     CreateCollection,
     Decision,
@@ -297,7 +298,7 @@ class Participant:
         after = before.after(decision)
         if after is not before:
             self._states.append((ts, after))
-        if isinstance(decision, CreateCollection):
+        if isinstance(decision, CreateCollection | AlterCollection):
             self._store.add_collection(decision.collection)
         elif isinstance(decision, DropCollection):
             self._dropped.append((ts, decision.collection_id))
@@ -363,6 +364,7 @@ class Participant:
             tail=self._tail.up_to(self.cursor),
             tail_from=self._tail.after_ts,
             founders=state.founders,
+            aliases=state.aliases,
         )
 
     def is_foreign(self, cluster_id: str) -> bool:

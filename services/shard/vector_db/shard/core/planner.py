@@ -28,6 +28,16 @@ class Method(Enum):
     """Score the matching rows alone."""
 
 
+class Wish(NamedTuple):
+    """What a query asks: `recall`, the share of the true best k; `ef`, `nprobe`: the effort of a
+    graph or of lists, 0 = as calibrated for the recall; `exact`: no index."""
+
+    recall: float
+    ef: int = 0
+    nprobe: int = 0
+    exact: bool = False
+
+
 class Plan(NamedTuple):
     """A choice, the beam for INDEX, and its estimated cost for all queries."""
 

@@ -6,11 +6,13 @@ mask never answers with fewer rows than there are: where its walk runs dry, the 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from vector_db.common.model.collection import Metric
 from vector_db.common.model.filters import Filter
-from vector_db.shard.core.planner import Method, Plan, plan
+from vector_db.shard.core.planner import Method, Plan, Wish, plan
 from vector_db.shard.search.ranking import Pairs
 from vector_db.shard.search.scan import Mask, Rows, gather, scan
 from vector_db.shard.search.score import Queries
@@ -29,11 +31,19 @@ def matching_mask(view: SegmentView, filter: Filter | None) -> Mask | None:
     return matching if view.live is None else matching & view.live
 
 
-def plan_for(view: SegmentView, matching: int, nq: int, k: int, metric: Metric) -> Plan:
+class Found(NamedTuple):
+    """Candidates of one view, how they were found, and how many rows are visible and match."""
+
+    pairs: Pairs
+    plan: Plan
+    matching: int
+
+
+def plan_for(view: SegmentView, matching: int, nq: int, k: int, metric: Metric, wish: Wish) -> Plan:
     return plan(
         rows=view.rows,
         matching=matching,
-        indexed=0 if view.index is None else view.index.rows,
+        indexed=0 if view.index is None or wish.exact else view.index.rows,
         queries=nq,
         k=k,
         dimension=view.vectors.shape[1],
@@ -41,16 +51,20 @@ def plan_for(view: SegmentView, matching: int, nq: int, k: int, metric: Metric) 
     )
 
 
-def candidates(view: SegmentView, filter: Filter | None, queries: Queries, k: int) -> Pairs:
+def candidates(
+    view: SegmentView, filter: Filter | None, queries: Queries, k: int, wish: Wish
+) -> Found:
     """Rows of one view that may be among the best `k` of each query, few beyond `k`."""
     mask = matching_mask(view, filter)
     matching = view.rows if mask is None else int(np.count_nonzero(mask))
+    chosen = plan_for(view, matching, len(queries), k, queries.metric, wish)
     if not matching:
-        return Pairs.of([_NO_ROWS] * len(queries))
-    chosen = plan_for(view, matching, len(queries), k, queries.metric)
+        return Found(Pairs.of([_NO_ROWS] * len(queries)), chosen, 0)
     if chosen.method is Method.INDEX and view.index is not None:
-        return _from_index(view, view.index, mask, matching, queries, k, chosen.ef)
-    return Pairs.of(_exactly(view, mask, queries, k, chosen.method))
+        pairs = _from_index(view, view.index, mask, matching, queries, k, chosen.ef)
+    else:
+        pairs = Pairs.of(_exactly(view, mask, queries, k, chosen.method))
+    return Found(pairs, chosen, matching)
 
 
 def _exactly(

@@ -14,12 +14,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from vector_db.common.core.messages import SearchReply, SearchRequest
-from vector_db.common.model.collection import Metric
+from vector_db.common.model.collection import RECALL_TARGET, Metric
 from vector_db.common.model.filters import Filter
+from vector_db.shard.core.planner import Wish
 from vector_db.shard.search.candidates import candidates, matching_mask, plan_for
 from vector_db.shard.search.ranking import FEW, answer, answer_few
 from vector_db.shard.search.score import Queries
 from vector_db.shard.views import SegmentView
+
+ANY_WISH = Wish(RECALL_TARGET)
 
 __all__ = ["cost", "count", "matching_mask", "search"]
 
@@ -37,7 +40,8 @@ def search(
     """
     vectors = np.frombuffer(request.queries, dtype="<f4").reshape(-1, dimension)
     queries = Queries(vectors, metric)
-    found = [candidates(view, filter, queries, request.k) for view in views]
+    wish = Wish(request.recall, request.ef, request.nprobe, request.exact)
+    found = [candidates(view, filter, queries, request.k, wish).pairs for view in views]
     if len(queries) == 1 and sum(len(pairs.rows) for pairs in found) <= FEW:
         return answer_few(views, queries, found, request)
     return answer(views, queries, found, request)
@@ -58,6 +62,7 @@ def cost(
     k: int = 10,
     filtered: bool = False,
     metric: Metric = Metric.COSINE,
+    wish: Wish = ANY_WISH,
 ) -> float:
     """Estimated milliseconds of a search, for the choice between inline and a pool.
 
@@ -66,7 +71,7 @@ def cost(
     total_us = 20.0 + 15.0 * nq
     for view in views:
         live = view.rows if view.live is None else int(np.count_nonzero(view.live))
-        total_us += 10 + plan_for(view, live, nq, k, metric).cost_us
+        total_us += 10 + plan_for(view, live, nq, k, metric, wish).cost_us
         if filtered:
             total_us += 3.0 * view.rows
     return total_us / 1000

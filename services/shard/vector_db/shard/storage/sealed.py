@@ -202,6 +202,7 @@ class SealedSegment:
             metadata=self.metadata,
             columns=self.columns,
             index=self.index,
+            name=self.name,
         )
         if n == self.rows and not self.deaths.count:
             # Every newer snapshot sees the same until a row dies or an index comes.
