@@ -12,6 +12,7 @@ and `remove`. With `honest=False` the first one forgets its work: the control of
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from vector_db.common.adapters.posix_disk import PosixDisk
@@ -46,7 +47,7 @@ class LossyDisk(PosixDisk):
             return super().read(name)
         return unsynced.on_disk() + b"".join(unsynced.pending)
 
-    def write_atomic(self, name: str, parts: list[Buffer]) -> None:
+    def write_atomic(self, name: str, parts: Iterable[Buffer]) -> None:
         """Replace a file whole; all of it is on the disk, or nothing."""
         self._files.pop(self._path(name), None)
         super().write_atomic(name, parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -236,7 +236,7 @@ class LiveDisk:
             file.seek(offset)
             return file.read(size)
 
-    def write_atomic(self, name: str, parts: list[Buffer]) -> None:
+    def write_atomic(self, name: str, parts: Iterable[Buffer]) -> None:
         data = b"".join(bytes(p) for p in parts)
         self._begin(f"replace {name} {len(data)}")
         path = self._path(name)

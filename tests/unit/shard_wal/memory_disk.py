@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vector_db.common.model.rows import Buffer
@@ -33,7 +33,7 @@ class MemoryDisk:
     def read_at(self, name: str, offset: int, size: int) -> bytes:
         return self.files[name][offset : offset + size]
 
-    def write_atomic(self, name: str, parts: list[Buffer]) -> None:
+    def write_atomic(self, name: str, parts: Iterable[Buffer]) -> None:
         self.files[name] = self.synced[name] = b"".join(parts)
 
     def truncate(self, name: str, size: int) -> None:

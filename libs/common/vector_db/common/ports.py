@@ -5,7 +5,7 @@ Production adapters live in `adapters/`; the simulator brings its own.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -154,8 +154,10 @@ class Disk(Protocol):
         :raises FileNotFoundError: no such file.
         """
 
-    def write_atomic(self, name: str, parts: list[Buffer]) -> None:
+    def write_atomic(self, name: str, parts: Iterable[Buffer]) -> None:
         """Replace a file whole: temp + fsync + rename + fsync(dir).
+
+        `parts` may be made as they are written, so that the whole never lies in memory.
 
         :raises DiskFull: the old file stands.
         """

@@ -15,7 +15,7 @@ from vector_db.common.ports import BusUnavailable, DiskFull, Subscription
 from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
 from vector_db.shard.handlers import Handlers
-from vector_db.shard.index.hnsw import use_one_faiss_thread
+from vector_db.shard.index.opening import use_one_faiss_thread
 from vector_db.shard.maintenance import Maintenance
 from vector_db.shard.storage.recovery import recover
 from vector_db.shard.storage.store import StoreOptions
@@ -50,7 +50,7 @@ class ShardService:
             self._pool,
             recover,
             disk,
-            StoreOptions(),
+            StoreOptions(hot_bytes=int(self._config.storage.hot_tier_size)),
             self._runtime.random,
             self._config.transactions.retention_s,
         )
@@ -81,10 +81,12 @@ class ShardService:
             clock,
             self._pool,
             self._config.storage.checkpoint_wal_bytes,
-            self._config.storage.hot_tier_size,
+            self._config.performance.worker_threads,
         )
         limits = self._config.limits_value()
-        self._handlers = Handlers(worker, self._participant, self._store, self._pool, limits)
+        self._handlers = Handlers(
+            worker, self._participant, self._store, self._pool, limits, self._maintenance.noted_read
+        )
         self._subscriptions = [
             await bus.serve(worker_subject(found.worker), self._handlers.handle),
             await bus.subscribe(promises(), worker.on_control),

@@ -65,12 +65,15 @@ class Handlers:
         store: Store,
         executor_: Executor,
         limits: Limits,
+        on_read: Callable[[], None],
     ) -> None:
+        """`on_read` is called for each search."""
         self._worker = worker
         self._participant = participant
         self._store = store
         self._pool = executor_
         self._limits = limits
+        self._on_read = on_read
         self._parse = lru_cache(maxsize=256)(self._parse_text)
         self._overlays = Overlays(participant, store)
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -198,6 +201,7 @@ class Handlers:
         return AsOfReply(ts)
 
     async def _search(self, request: SearchRequest) -> SearchReply:
+        self._on_read()
         layers = await self._prepare(request, payload=True)
         collection = self._store.collection(request.collection_id)
         parsed = self._filter(request.filter)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vector_db.common.model.collection import IndexKind
 from vector_db.common.model.rows import F32
 
 
@@ -28,20 +29,58 @@ class ByteColumn(Protocol):
     def range(self, start: int, stop: int) -> list[bytes]: ...
 
 
-class VectorIndex(Protocol):
-    """An approximate index over all rows of a sealed segment (visible or not)."""
+class Searcher(Protocol):
+    """An approximate index over all rows of a sealed segment (visible or not), as FAISS has it."""
+
+    @property
+    def kind(self) -> IndexKind: ...
 
     @property
     def rows(self) -> int:
         """How many rows it has."""
 
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def efforts(self) -> Sequence[int]:
+        """Efforts worth measuring, ascending."""
+
+    def width(self, k: int) -> int:
+        """How many hits to ask for, so that the best `k` are among them once scored exactly."""
+
+    def cost_us(self, effort: int) -> float:
+        """Estimated microseconds of one query."""
+
     def search(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, ef: int
+        self, queries: F32, k: int, live: NDArray[np.bool_] | None, effort: int
     ) -> tuple[F32, NDArray[np.int64]]:
         """Scores [nq, k] (higher is better) and rows [nq, k], -1 where there are fewer.
 
-        `queries` are normalised already where the metric is cosine.
+        `queries` are normalised already where the metric is cosine. `live` is bool of the first
+        rows (later ones are not live), None for all. `effort`: beam of a graph, number of lists.
         """
+
+
+class VectorIndex(Protocol):
+    """A `Searcher` with a kind, and efforts calibrated on its rows."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def kind(self) -> IndexKind: ...
+
+    def width(self, k: int) -> int: ...
+
+    def cost_us(self, effort: int) -> float: ...
+
+    def effort(self, k: float, recall: float) -> int:
+        """The least effort that holds `recall` for the best `k`."""
+
+    def search(
+        self, queries: F32, k: int, live: NDArray[np.bool_] | None, effort: int
+    ) -> tuple[F32, NDArray[np.int64]]: ...
 
 
 class FilterColumns(Protocol):

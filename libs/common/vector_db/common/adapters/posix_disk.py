@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +20,7 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _IOV_MAX: int = os.sysconf("SC_IOV_MAX")
 _WRITEV_BYTES_MAX = 1 << 30
 """Linux moves at most 2 GiB - 4 KiB in one call; stay well below."""
+_BATCH_BYTES = 1 << 20
 
 
 @contextmanager
@@ -68,6 +69,22 @@ def _write_all(fd: int, parts: list[Buffer]) -> int:
         if written:
             pending[start] = pending[start][written:]
     return total
+
+
+def _batches(parts: Iterable[Buffer]) -> Iterator[list[Buffer]]:
+    """The parts in lists worth a system call; those made on the way are never all in memory."""
+    if isinstance(parts, list):
+        yield parts
+        return
+    batch: list[Buffer] = []
+    size = 0
+    for part in parts:
+        batch.append(part)
+        size += memoryview(part).nbytes
+        if size >= _BATCH_BYTES or len(batch) >= _IOV_MAX:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
 class PosixAppendFile:
@@ -160,7 +177,7 @@ class PosixDisk:
                 offset, size = offset + len(part), size - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def write_atomic(self, name: str, parts: list[Buffer]) -> None:
+    def write_atomic(self, name: str, parts: Iterable[Buffer]) -> None:
         """Replace a file whole: temp + fsync + rename + fsync(dir).
 
         :raises DiskFull: the old file stands.
@@ -172,7 +189,8 @@ class PosixDisk:
             with _disk_full(str(path)):
                 fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
                 try:
-                    _write_all(fd, parts)
+                    for some in _batches(parts):
+                        _write_all(fd, some)
                     os.fsync(fd)
                 finally:
                     os.close(fd)

@@ -1,18 +1,19 @@
 """How to search one segment: by its index, or exactly, and over which rows.
 
-Owns the recall promise: the beam (`ef`) is the smallest measured to hold recall@10 >= 0.97 on real
-sentence embeddings, and grows as fewer rows match, since the beam walks over rows that do not. The
-cheapest way that keeps the promise wins; the costs below are estimates of microseconds, fitted on
-AVX-512 hardware, and only their ratios matter.
+Owns the recall promise: an index is asked with the effort that was measured to hold the recall,
+more as fewer rows match, and where that costs more than an exact way, the exact one is taken. The
+costs below are estimates of microseconds, fitted on AVX-512 hardware, and only their ratios matter.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import lru_cache
 from typing import NamedTuple
 
-from vector_db.common.model.collection import Metric
+from vector_db.common.model.collection import IndexKind
 
 
 class Method(Enum):
@@ -38,33 +39,43 @@ class Wish(NamedTuple):
     exact: bool = False
 
 
-class Plan(NamedTuple):
-    """A choice, the beam for INDEX, and its estimated cost for all queries."""
+class Walk(NamedTuple):
+    """What the index of a segment offers: its kind, the effort that the wish takes, and what that
+    costs a query in microseconds."""
 
-    method: Method
-    ef: int
+    kind: IndexKind
+    effort: int
     cost_us: float
 
 
-EF_MIN = 40
-"""Measured on 30,000 x 384: recall@10 is 0.965 at 32, 0.976 at 40, 0.982 at 48."""
+class Plan(NamedTuple):
+    """A choice, the effort for INDEX, and its estimated cost for all queries; then what else there
+    was, with its cost."""
+
+    method: Method
+    effort: int
+    cost_us: float
+    rejected: tuple[tuple[str, float], ...] = ()
+
 
 BATCH_QUERIES_MIN = 6
 """From this many queries on, one matrix product beats a pass per query (one thread, 384-d)."""
 
-_DOT_BEAM = 1.6
-"""Inner product without normalised rows: 0.955 at 40, 0.97 at 64 with log-normal lengths."""
-
 _SELECTIVITY_EXPONENT = 1.25
-"""Holds 0.975 on filters that correlate with the query; 1.0 does on random ones."""
+"""Holds the recall on filters that correlate with the query; 1.0 does on random ones."""
 
 
-def beam(k: int, selectivity: float, metric: Metric) -> int:
-    """The `ef` that holds the recall promise for `k` hits when this share of the rows matches."""
-    ef = max(EF_MIN, 26 + 1.4 * k)
-    if metric is Metric.DOT:
-        ef *= _DOT_BEAM
-    return int(ef / selectivity**_SELECTIVITY_EXPONENT)
+def widened(kind: IndexKind, k: int, selectivity: float, effort: Callable[[float], int]) -> int:
+    """The effort for the best `k` when this share of an index's rows is visible and matches.
+
+    A beam walks over rows that do not match, so it widens by a power of what it passes. Lists are
+    read whole: among fewer rows the k-th lies as far as a later one among all.
+
+    :param effort: what was measured for the best k of all rows.
+    """
+    if kind is IndexKind.HNSW:
+        return math.ceil(effort(k) * float(selectivity**-_SELECTIVITY_EXPONENT))
+    return effort(k / selectivity)
 
 
 @lru_cache(maxsize=4096)
@@ -72,28 +83,22 @@ def plan(
     *,
     rows: int,
     matching: int,
-    indexed: int,
     queries: int,
     k: int,
     dimension: int,
-    metric: Metric,
+    walk: Walk | None,
 ) -> Plan:
-    """The cheapest way to the best `k` of `matching` out of `rows` rows, for each query.
-
-    :param indexed: how many rows the index has, 0 without one: more than `rows` where the snapshot
-        lies before the newest of them.
-    """
+    """The cheapest way to the best `k` of `matching` out of `rows` rows, for each query."""
     if matching <= k:
         return Plan(Method.ALL, 0, queries * matching * (0.05 + 0.0005 * dimension))
-    best = Plan(Method.SCAN, 0, scan_cost_us(rows, queries, dimension))
+    ways = [Plan(Method.SCAN, 0, scan_cost_us(rows, queries, dimension))]
     if matching < rows:
-        gather = Plan(Method.GATHER, 0, gather_cost_us(rows, matching, queries, dimension))
-        best = min(best, gather, key=_cost)
-    if indexed:
-        ef = beam(k, matching / indexed, metric)
-        walk = Plan(Method.INDEX, ef, index_cost_us(ef, queries, dimension))
-        best = min(best, walk, key=_cost)
-    return best
+        ways.append(Plan(Method.GATHER, 0, gather_cost_us(rows, matching, queries, dimension)))
+    if walk is not None:
+        ways.append(Plan(Method.INDEX, walk.effort, queries * walk.cost_us))
+    best = min(ways, key=_cost)
+    others = tuple((way.method.name.lower(), way.cost_us) for way in ways if way is not best)
+    return best._replace(rejected=others)
 
 
 def scan_cost_us(rows: int, queries: int, dimension: int) -> float:
@@ -111,11 +116,6 @@ def gather_cost_us(rows: int, matching: int, queries: int, dimension: int) -> fl
         return find + queries * matching * (0.012 + dimension * 1.8e-4)
     copy = matching * dimension * 1.7e-4
     return find + copy + scan_cost_us(matching, queries, dimension)
-
-
-def index_cost_us(ef: int, queries: int, dimension: int) -> float:
-    """Each step of the beam scores about a dozen neighbours."""
-    return queries * (10 + ef * (0.5 + dimension * 0.0035))
 
 
 def _cost(plan: Plan) -> float:

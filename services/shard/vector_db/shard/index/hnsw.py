@@ -1,170 +1,141 @@
-"""The HNSW index of a sealed segment: built once over all its rows, opened mapped, searched.
-
-Owns the index files: `index.faiss`, and `index.json` written after it, which says how it was made
-and its checksum. Without a matching `index.json` there is no index, so a build that died midway
-leaves nothing that opens.
+"""The HNSW index of a sealed segment: built or extended over all its rows, and searched.
 
 The graph stores half-precision copies of the vectors where that keeps their neighbours (it is
-checked when building), else float32: half the memory and a fifth less time at equal recall. Scores
-of hits are for ordering candidates only; the executor scores them again from the raw vectors.
+checked when building), else float32; or one byte a component where memory is short. Scores of hits
+are for ordering candidates only; the executor scores them again from the raw vectors.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import faiss as _faiss
-import google_crc32c
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vector_db.common.model.collection import Metric
-from vector_db.common.model.errors import NewerFormat, StorageCorrupt
+from vector_db.common.model.collection import Encoding, IndexKind, IndexOptions, Metric
 from vector_db.common.model.rows import F32
+from vector_db.shard.index.forms import indexed_form
+from vector_db.shard.index.pages import use_huge_pages
 
 faiss: Any = _faiss
-INDEX_FILE = "index.faiss"
-META_FILE = "index.json"
-FORMAT_VERSION = 1
+Progress = Callable[[int], None]
 
-NEIGHBOURS = 16
-"""M: links per node and level (twice that at the bottom)."""
-
-EF_CONSTRUCTION = 128
-"""Measured on 30,000 x 384 at ef 40: recall@10 0.976; 100 saves a fifth of the build for 0.001 of
-recall, 200 costs half as much again for 0.003 more."""
+EFFORTS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
+"""Beams at which a graph is calibrated."""
 
 _HALF_RECALL_MIN = 0.99
 _SAMPLE_QUERIES = 64
+_TRAIN_ROWS_MAX = 65_536
 _BLOCK_ROWS = 8192
-_READ_BYTES = 1 << 20
+_SPARE = 2
+"""Hits asked beyond k: scores of copies are rounded, so the k-th may stand a little lower."""
 
 
-class IndexMeta(msgspec.Struct, frozen=True):
-    """What `index.json` says. `crc32c` is of the whole of `index.faiss`."""
+def build_hnsw(
+    vectors: F32, metric: Metric, options: IndexOptions, path: Path, progress: Progress
+) -> Encoding:
+    """Build over `vectors` float32[rows, dimension], as the client sent them; write it to `path`.
 
-    version: int
-    metric: Metric
-    rows: int
-    dimension: int
-    half: bool
-    size_bytes: int
-    crc32c: int
-
-
-def use_one_faiss_thread() -> None:
-    """FAISS shall not start threads of its own on behalf of the calling thread.
-
-    The setting belongs to a thread: call it in each one that searches (the pool's `initializer`).
+    FAISS uses as many threads as the caller allows. Returns the encoding of the copies.
     """
-    faiss.omp_set_num_threads(1)
-
-
-def build_hnsw(vectors: F32, metric: Metric, directory: Path, threads: int = 1) -> IndexMeta:
-    """Build over `vectors` float32[rows, dimension], as the client sent them, and write the files.
-
-    :raises OSError: the files could not be written; nothing opens then.
-    """
-    rows, dimension = vectors.shape
-    (directory / META_FILE).unlink(missing_ok=True)
-    faiss.omp_set_num_threads(threads)
-    half = keeps_neighbours_in_half(vectors, metric)
+    dimension = vectors.shape[1]
+    encoding = options.encoding
+    if encoding is Encoding.AUTO:
+        half = keeps_neighbours_in_half(vectors, metric)
+        encoding = Encoding.FLOAT16 if half else Encoding.FLOAT32
     kind = faiss.METRIC_L2 if metric is Metric.EUCLIDEAN else faiss.METRIC_INNER_PRODUCT
-    if half:
-        index = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_fp16, NEIGHBOURS, kind)
-        index.is_trained = True  # half precision learns nothing from the data
+    if encoding is Encoding.FLOAT32:
+        index = faiss.IndexHNSWFlat(dimension, options.m, kind)
     else:
-        index = faiss.IndexHNSWFlat(dimension, NEIGHBOURS, kind)
-    index.hnsw.efConstruction = EF_CONSTRUCTION
-    for start in range(0, rows, _BLOCK_ROWS):
-        index.add(_indexed_form(vectors[start : start + _BLOCK_ROWS], metric))
-    temporary = directory / f".{INDEX_FILE}.tmp"
-    faiss.write_index(index, str(temporary))
-    _sync(temporary)
-    meta = IndexMeta(
-        version=FORMAT_VERSION,
-        metric=metric,
-        rows=rows,
-        dimension=dimension,
-        half=half,
-        size_bytes=temporary.stat().st_size,
-        crc32c=_checksum(temporary),
-    )
-    temporary.replace(directory / INDEX_FILE)
-    temporary_meta = directory / f".{META_FILE}.tmp"
-    temporary_meta.write_bytes(msgspec.json.encode(meta))
-    _sync(temporary_meta)
-    _sync(directory)
-    temporary_meta.replace(directory / META_FILE)
-    _sync(directory)
-    return meta
+        code = faiss.ScalarQuantizer.QT_fp16
+        if encoding is Encoding.SQ8:
+            code = faiss.ScalarQuantizer.QT_8bit
+        index = faiss.IndexHNSWSQ(dimension, code, options.m, kind)
+        step = max(1, len(vectors) // _TRAIN_ROWS_MAX)
+        index.train(indexed_form(vectors[::step], metric))
+    index.hnsw.efConstruction = options.ef_construction
+    _add(index, vectors, metric, path, progress)
+    return encoding
 
 
-def remove_index(directory: Path) -> None:
-    """Remove an index and whatever a build left behind; none is no error."""
-    for name in (META_FILE, INDEX_FILE, f".{META_FILE}.tmp", f".{INDEX_FILE}.tmp"):
-        with contextlib.suppress(FileNotFoundError):
-            (directory / name).unlink()
+def extend_hnsw(base: Path, vectors: F32, metric: Metric, path: Path, progress: Progress) -> None:
+    """Add to the graph of `base`, which has the first of `vectors`, the rows that it lacks."""
+    index = faiss.read_index(str(base))
+    _add(index, vectors, metric, path, progress)
+
+
+def _add(index: Any, vectors: F32, metric: Metric, path: Path, progress: Progress) -> None:
+    progress(index.ntotal)
+    for start in range(index.ntotal, len(vectors), _BLOCK_ROWS):
+        index.add(indexed_form(vectors[start : start + _BLOCK_ROWS], metric))
+        progress(index.ntotal)
+    faiss.write_index(index, str(path))
 
 
 class HnswIndex:
-    """`VectorIndex` over a mapped file. Any number of threads may search at once."""
+    """A graph, in memory or on a mapped file. Any number of threads may search at once."""
 
-    def __init__(self, index: Any, meta: IndexMeta) -> None:
+    kind = IndexKind.HNSW
+    efforts = EFFORTS
+
+    def __init__(self, index: Any, metric: Metric, encoding: Encoding) -> None:
         self._index = index
+        self._metric = metric
+        self._encoding = encoding
         self._parameters: dict[int, Any] = {}
-        self.meta = meta
+
+    @classmethod
+    def open(cls, path: Path, metric: Metric, encoding: Encoding, mapped: bool) -> HnswIndex:
+        """:raises RuntimeError: not a FAISS index."""
+        if mapped:
+            return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), metric, encoding)
+        index = faiss.read_index(str(path))
+        codes, links = faiss.downcast_index(index.storage).codes, index.hnsw.neighbors
+        use_huge_pages(int(codes.data()), codes.size())
+        use_huge_pages(int(links.data()), 4 * links.size())
+        return cls(index, metric, encoding)
 
     @property
     def rows(self) -> int:
         """How many rows it has."""
-        return self.meta.rows
+        return int(self._index.ntotal)
 
-    @classmethod
-    def open(cls, directory: Path, metric: Metric, rows: int, dimension: int) -> HnswIndex:
-        """Map the index of a segment.
+    @property
+    def dimension(self) -> int:
+        return int(self._index.d)
 
-        :raises FileNotFoundError: there is no finished index.
-        :raises NewerFormat: written by a newer program.
-        :raises StorageCorrupt: damaged, or not of this segment; it can be built again.
-        """
-        meta = _read_meta(directory / META_FILE)
-        if (meta.metric, meta.rows, meta.dimension) != (metric, rows, dimension):
-            raise StorageCorrupt(
-                f"{directory / META_FILE}: offset 0: not the index of this segment"
-            )
-        path = directory / INDEX_FILE
-        if path.stat().st_size != meta.size_bytes or _checksum(path) != meta.crc32c:
-            raise StorageCorrupt(f"{path}: offset 0: checksum or size differ from {META_FILE}")
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        if index.ntotal != rows or index.d != dimension:
-            raise StorageCorrupt(
-                f"{path}: offset 0: {index.ntotal} x {index.d}, want {rows} x {dimension}"
-            )
-        return cls(index, meta)
+    def width(self, k: int) -> int:
+        """How many hits to ask for, so that the best `k` are among them once scored exactly."""
+        return k + max(8, k // 2) if self._encoding is Encoding.SQ8 else k + _SPARE
+
+    def cost_us(self, effort: int) -> float:
+        """Each step of the beam scores about a dozen neighbours; in a large graph they are far
+        apart in memory. Fitted at 30,000 x 384 and 1,000,000 x 128."""
+        far = 1 + 0.2 * math.log2(max(1.0, self.rows / 30_000))
+        return 10 + effort * (0.5 + self.dimension * 0.0035) * far
 
     def search(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, ef: int
+        self, queries: F32, k: int, live: NDArray[np.bool_] | None, effort: int
     ) -> tuple[F32, NDArray[np.int64]]:
         """Scores [nq, k] (higher is better) and rows [nq, k], -1 where there are fewer.
 
         `queries` float32[nq, dimension], contiguous, normalised where the metric is cosine; `live`
-        is bool of the first rows (later ones are not live), or None for all.
+        is bool of the first rows (later ones are not live), or None for all; `effort` the beam.
         """
         nq = len(queries)
         scores = np.empty((nq, k), dtype=np.float32)
         rows = np.empty((nq, k), dtype=np.int64)
         if live is None:
-            parameters = self._unmasked(ef)
+            parameters = self._unmasked(effort)
         else:
             bits = np.packbits(live, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
             parameters = faiss.SearchParametersHNSW()
-            parameters.efSearch = ef
+            parameters.efSearch = effort
             parameters.sel = selector  # only looked at while bounded_queue is on, the default
         self._index.search_c(
             nq,
@@ -174,7 +145,7 @@ class HnswIndex:
             faiss.swig_ptr(rows),
             parameters,
         )
-        if self.meta.metric is Metric.EUCLIDEAN:
+        if self._metric is Metric.EUCLIDEAN:
             np.negative(scores, out=scores)
         return scores, rows
 
@@ -196,10 +167,10 @@ def keeps_neighbours_in_half(vectors: F32, metric: Metric) -> bool:
     Compares by score, so that duplicates do not count as changes.
     """
     rows = len(vectors)
-    sample = _indexed_form(vectors[:: max(1, rows // _SAMPLE_QUERIES)][:_SAMPLE_QUERIES], metric)
+    sample = indexed_form(vectors[:: max(1, rows // _SAMPLE_QUERIES)][:_SAMPLE_QUERIES], metric)
     exact, rounded = [], []
     for start in range(0, rows, _BLOCK_ROWS):
-        block = _indexed_form(vectors[start : start + _BLOCK_ROWS], metric)
+        block = indexed_form(vectors[start : start + _BLOCK_ROWS], metric)
         with np.errstate(over="ignore"):
             halved = block.astype(np.float16).astype(np.float32)
         if not np.isfinite(halved).all():
@@ -214,48 +185,9 @@ def keeps_neighbours_in_half(vectors: F32, metric: Metric) -> bool:
     return bool(kept.mean() >= _HALF_RECALL_MIN)
 
 
-def _indexed_form(block: F32, metric: Metric) -> F32:
-    if metric is not Metric.COSINE:
-        return np.ascontiguousarray(block)
-    wide = block.astype(np.float64)
-    wide /= np.sqrt(np.vecdot(wide, wide))[:, None]
-    return wide.astype(np.float32)
-
-
 def _similarities(queries: F32, block: F32, metric: Metric) -> NDArray[np.float64]:
     a, b = queries.astype(np.float64), block.astype(np.float64)
     products: NDArray[np.float64] = a @ b.T
     if metric is Metric.EUCLIDEAN:
         products -= 0.5 * np.vecdot(b, b)
     return products
-
-
-def _read_meta(path: Path) -> IndexMeta:
-    data = path.read_bytes()
-    try:
-        version = msgspec.json.decode(data)["version"]
-        if version > FORMAT_VERSION:
-            raise NewerFormat(
-                f"{path}: offset 0: format {version}, this program knows up to {FORMAT_VERSION}"
-            )
-        if version < 1:
-            raise StorageCorrupt(f"{path}: offset 0: format {version}")
-        return msgspec.json.decode(data, type=IndexMeta)
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise StorageCorrupt(f"{path}: offset 0: {error}") from None
-
-
-def _checksum(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            crc = google_crc32c.extend(crc, chunk)
-    return crc
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

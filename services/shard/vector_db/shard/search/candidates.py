@@ -10,17 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vector_db.common.model.collection import Metric
+from vector_db.common.model.collection import IndexKind
 from vector_db.common.model.filters import Filter
-from vector_db.shard.core.planner import Method, Plan, Wish, plan
+from vector_db.shard.core.planner import Method, Plan, Walk, Wish, plan, widened
 from vector_db.shard.search.ranking import Pairs
 from vector_db.shard.search.scan import Mask, Rows, gather, scan
 from vector_db.shard.search.score import Queries
 from vector_db.shard.views import SegmentView, VectorIndex
 
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
-_SPARE = 4
-"""Hits asked of an index beyond k: its scores are rounded, so the k-th may stand a little lower."""
 
 
 def matching_mask(view: SegmentView, filter: Filter | None) -> Mask | None:
@@ -39,16 +37,30 @@ class Found(NamedTuple):
     matching: int
 
 
-def plan_for(view: SegmentView, matching: int, nq: int, k: int, metric: Metric, wish: Wish) -> Plan:
+def plan_for(view: SegmentView, matching: int, nq: int, k: int, wish: Wish) -> Plan:
+    """The way to the best `k` of the rows that match."""
     return plan(
         rows=view.rows,
         matching=matching,
-        indexed=0 if view.index is None or wish.exact else view.index.rows,
         queries=nq,
         k=k,
         dimension=view.vectors.shape[1],
-        metric=metric,
+        walk=_walk(view.index, matching, k, wish),
     )
+
+
+def _walk(index: VectorIndex | None, matching: int, k: int, wish: Wish) -> Walk | None:
+    if index is None or wish.exact or not matching:
+        return None
+    told = wish.ef if index.kind is IndexKind.HNSW else wish.nprobe
+    if told:
+        return Walk(index.kind, told, 0.0)
+    if matching == index.rows:
+        effort = index.effort(k, wish.recall)
+    else:
+        share = min(1.0, matching / index.rows)
+        effort = widened(index.kind, k, share, lambda k: index.effort(k, wish.recall))
+    return Walk(index.kind, effort, index.cost_us(effort))
 
 
 def candidates(
@@ -57,11 +69,11 @@ def candidates(
     """Rows of one view that may be among the best `k` of each query, few beyond `k`."""
     mask = matching_mask(view, filter)
     matching = view.rows if mask is None else int(np.count_nonzero(mask))
-    chosen = plan_for(view, matching, len(queries), k, queries.metric, wish)
+    chosen = plan_for(view, matching, len(queries), k, wish)
     if not matching:
         return Found(Pairs.of([_NO_ROWS] * len(queries)), chosen, 0)
     if chosen.method is Method.INDEX and view.index is not None:
-        pairs = _from_index(view, view.index, mask, matching, queries, k, chosen.ef)
+        pairs = _from_index(view, view.index, mask, matching, queries, k, chosen.effort)
     else:
         pairs = Pairs.of(_exactly(view, mask, queries, k, chosen.method))
     return Found(pairs, chosen, matching)
@@ -85,15 +97,16 @@ def _from_index(
     matching: int,
     queries: Queries,
     k: int,
-    ef: int,
+    effort: int,
 ) -> Pairs:
     nq = len(queries)
-    width = min(k + _SPARE, matching)
-    ef = max(ef, width)
-    _, rows = index.search(queries.seeking, width, mask, ef)
+    width = min(index.width(k), matching)
+    if index.kind is IndexKind.HNSW:
+        effort = max(effort, width)
+    _, rows = index.search(queries.seeking, width, mask, effort)
     if mask is None and int(rows.max()) >= view.rows:
         # The index covers rows written after the snapshot.
-        _, rows = index.search(queries.seeking, width, np.ones(view.rows, dtype=np.bool_), ef)
+        _, rows = index.search(queries.seeking, width, np.ones(view.rows, dtype=np.bool_), effort)
     # Rows come best first, and -1 after the last.
     if int(rows[0, -1] if nq == 1 else rows[:, -1].min()) >= 0:
         return Pairs.even(rows)
@@ -105,11 +118,10 @@ def _from_index(
         exact = plan(
             rows=view.rows,
             matching=matching,
-            indexed=0,
             queries=len(short),
             k=k,
             dimension=view.vectors.shape[1],
-            metric=queries.metric,
+            walk=None,
         )
         for q, found in zip(short, _exactly(view, mask, again, k, exact.method), strict=True):
             per_query[q] = found

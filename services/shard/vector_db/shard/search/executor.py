@@ -40,7 +40,7 @@ def search(
     """
     vectors = np.frombuffer(request.queries, dtype="<f4").reshape(-1, dimension)
     queries = Queries(vectors, metric)
-    wish = Wish(request.recall, request.ef, request.nprobe, request.exact)
+    wish = Wish(request.recall or RECALL_TARGET, request.ef, request.nprobe, request.exact)
     found = [candidates(view, filter, queries, request.k, wish).pairs for view in views]
     if len(queries) == 1 and sum(len(pairs.rows) for pairs in found) <= FEW:
         return answer_few(views, queries, found, request)
@@ -71,7 +71,7 @@ def cost(
     total_us = 20.0 + 15.0 * nq
     for view in views:
         live = view.rows if view.live is None else int(np.count_nonzero(view.live))
-        total_us += 10 + plan_for(view, live, nq, k, metric, wish).cost_us
+        total_us += 10 + plan_for(view, live, nq, k, wish).cost_us
         if filtered:
             total_us += 3.0 * view.rows
     return total_us / 1000

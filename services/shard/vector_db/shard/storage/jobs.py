@@ -18,7 +18,8 @@ from vector_db.common.ports import Disk
 from vector_db.shard.storage.growing import GrowingSegment
 from vector_db.shard.storage.image import MemoryPart, write_deaths, write_image
 from vector_db.shard.storage.leftovers import IMAGES_DIR
-from vector_db.shard.storage.sealed import SealedSegment, write_sealed
+from vector_db.shard.storage.sealed import SealedSegment
+from vector_db.shard.storage.segment_files import write_sealed
 from vector_db.shard.storage.slice import SavedImage, Slice
 
 MANIFEST_FORMAT = 1

@@ -8,59 +8,20 @@ file of their own, row after row, so that an index builder in another process ca
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vector_db.common.model.errors import StorageCorrupt
-from vector_db.common.model.rows import F32, I64, U32
-from vector_db.common.ports import Disk
+from vector_db.common.model.rows import F32, I64, U32, U64
+from vector_db.shard.index.opening import SegmentIndex
 from vector_db.shard.search.columns import Columns
 from vector_db.shard.storage.deaths import Deaths
-from vector_db.shard.storage.growing import GrowingSegment
-from vector_db.shard.storage.keys import KeyIndex, Positions, Probe, build_keys
-from vector_db.shard.storage.order import sorted_rows
+from vector_db.shard.storage.keys import KeyIndex, Positions, Probe
 from vector_db.shard.storage.payloads import MappedBytes
-from vector_db.shard.storage.table import MappedFile, Table, as_buffer, crc32c, write_table
-from vector_db.shard.views import SegmentView, VectorIndex
-
-VECTORS_FILE = "vectors.f32"
-COLUMNS_FILE = "columns.vdb"
-INDEX_FILE = "index.faiss"
-_KIND = "segment"
-
-
-def write_sealed(disk: Disk, name: str, growing: GrowingSegment) -> None:
-    """Write all rows of `growing` durably as the segment `name`, from any thread.
-
-    :raises DiskFull: what was written so far is no segment.
-    """
-    n = growing.rows
-    vectors = as_buffer(growing.vectors[:n])
-    disk.write_atomic(f"{name}/{VECTORS_FILE}", [vectors])
-    key_hashes, key_rows = build_keys(growing.hashes[:n])
-    id_offsets, id_data = growing.ids.columns()
-    meta_offsets, meta_data = growing.metadata.columns()
-    columns: dict[str, NDArray[Any]] = {
-        "begin_ts": growing.begin_ts[:n],
-        "key_hashes": key_hashes,
-        "key_rows": key_rows,
-        "id_order": sorted_rows(growing.ids, 0, n),
-        "ids_offsets": id_offsets[: n + 1],
-        "ids_data": id_data[: id_offsets[n]],
-        "metadata_offsets": meta_offsets[: n + 1],
-        "metadata_data": meta_data[: meta_offsets[n]],
-    }
-    if (norms := growing.inverse_norm_column(n)) is not None:
-        columns["inverse_norms"] = norms
-    meta = {
-        "rows": n,
-        "dimension": growing.dimension,
-        "cosine": growing.cosine,
-        "vectors_crc32c": crc32c(vectors),
-    }
-    write_table(disk, f"{name}/{COLUMNS_FILE}", _KIND, meta, columns)
+from vector_db.shard.storage.segment_files import COLUMNS_FILE, SEGMENT_KIND, VECTORS_FILE
+from vector_db.shard.storage.table import MappedFile, Table
+from vector_db.shard.views import SegmentView
 
 
 class SealedSegment:
@@ -72,7 +33,7 @@ class SealedSegment:
         :raises StorageCorrupt: a file is missing, cut short, or its header is damaged.
         :raises NewerFormat: written by a newer program.
         """
-        self._table = Table(root, f"{name}/{COLUMNS_FILE}", _KIND)
+        self._table = Table(root, f"{name}/{COLUMNS_FILE}", SEGMENT_KIND)
         meta = self._table.meta
         self.name = name
         self.directory = root / name
@@ -88,17 +49,17 @@ class SealedSegment:
         self.metadata = MappedBytes(self._table, "metadata")
         self.columns = Columns(self.metadata)
         self.deaths = Deaths(self.rows)
-        self._index: VectorIndex | None = None
+        self._index: SegmentIndex | None = None
         self._whole: SegmentView | None = None
         self._last_ts = 0
 
     @property
-    def index(self) -> VectorIndex | None:
+    def index(self) -> SegmentIndex | None:
         """The index over all rows, once one was built."""
         return self._index
 
     @index.setter
-    def index(self, index: VectorIndex | None) -> None:
+    def index(self, index: SegmentIndex | None) -> None:
         self._index = index
         self._whole = None
 
@@ -135,14 +96,12 @@ class SealedSegment:
     def keys(self) -> KeyIndex:
         """The key index; its bitmap is made at the first use."""
         if self._keys is None:
-            hashes, rows = self._table.column("key_hashes"), self._table.column("key_rows")
-            self._keys = KeyIndex(hashes, rows, self.ids)
+            self._keys = KeyIndex(*self.key_columns(), self.ids)
         return self._keys
 
-    @property
-    def index_path(self) -> Path:
-        """Where a builder puts the segment's index file."""
-        return self.directory / INDEX_FILE
+    def key_columns(self) -> tuple[U64, U32]:
+        """(sorted key hashes, the row of each)."""
+        return self._table.column("key_hashes"), self._table.column("key_rows")
 
     def verify(self) -> None:
         """Read and check every byte now, and make what first use would make.
@@ -211,14 +170,27 @@ class SealedSegment:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes held outside the mapping."""
-        return self.deaths.memory_bytes + (0 if self._keys is None else self._keys.memory_bytes)
+        """Bytes held outside the mappings."""
+        keys = 0 if self._keys is None else self._keys.memory_bytes
+        index = 0 if self._index is None else self._index.resident_bytes
+        return self.deaths.memory_bytes + keys + index
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes served from mapped files."""
+        index = self._index
+        mapped = index.meta.size_bytes if index is not None and index.mapped else 0
+        return self._table.size_bytes + self._vectors_file.size_bytes + mapped
 
     @property
     def disk_bytes(self) -> int:
-        index = self.index_path
-        built = index.stat().st_size if index.exists() else 0
+        built = 0 if self._index is None else self._index.meta.size_bytes
         return self._table.size_bytes + self._vectors_file.size_bytes + built
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of ids and metadata."""
+        return self._table.size_of("ids_data") + self._table.size_of("metadata_data")
 
     def _prefix(self, ts: int) -> int:
         return int(np.searchsorted(self.begin_ts, ts, side="right"))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.ids import TS_NEVER
@@ -123,6 +124,41 @@ class Slice:
         self.sealed.append(segment)
         self.frozen = None
         self.layout += 1
+        self.moves += 1
+
+    def replace_merged(
+        self,
+        sources: Sequence[SealedSegment],
+        dropped: Sequence[NDArray[np.integer]],
+        merged: SealedSegment | None,
+    ) -> None:
+        """Serve the rows of adjacent `sources` from `merged`, which lacks those `dropped` of each.
+
+        The deaths that the sources have by now go with them. None: no row was left.
+
+        :raises RuntimeError: `merged` does not hold exactly those rows.
+        """
+        start, rows, ts, kept = self.sealed.index(sources[0]), [], [], 0
+        for source, gone in zip(sources, dropped, strict=True):
+            dead, when = source.deaths.arrays(source.deaths.count)
+            numbers = np.full(source.rows, -1, dtype=np.int64)
+            stays = np.ones(source.rows, dtype=np.bool_)
+            stays[gone] = False
+            count = int(np.count_nonzero(stays))
+            numbers[stays] = np.arange(kept, kept + count)
+            still = stays[dead]
+            rows.append(numbers[dead[still]])
+            ts.append(when[still])
+            kept += count
+        if kept != (0 if merged is None else merged.rows):
+            raise RuntimeError(f"{kept} rows are left of the segments that were merged")
+        stop = start + len(sources)
+        if merged is not None:
+            dead, when = np.concatenate(rows), np.concatenate(ts)
+            order = np.argsort(when, kind="stable")
+            merged.deaths = Deaths(merged.rows)
+            merged.deaths.add(dead[order], when[order])
+        self.sealed[start:stop] = [] if merged is None else [merged]
         self.moves += 1
 
     # --- reads ----------------------------------------------------------------------------------

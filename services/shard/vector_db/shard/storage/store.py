@@ -8,6 +8,7 @@ views may be used on others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import Enum, auto
 from typing import Any
 
 from vector_db.common.core.messages import (
@@ -19,7 +20,6 @@ from vector_db.common.core.messages import (
 )
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import NotFound, StorageCorrupt
-from vector_db.common.model.ids import HIDDEN_PREFIX, TS_NEVER
 from vector_db.common.model.rows import RowBlock
 from vector_db.common.ports import Disk
 from vector_db.shard.core.parts import Latest
@@ -47,12 +47,22 @@ from vector_db.shard.storage.reads import (
 )
 from vector_db.shard.storage.sealed import SealedSegment
 from vector_db.shard.storage.slice import SavedImage, Slice
-from vector_db.shard.views import SegmentView, VectorIndex
+from vector_db.shard.storage.stats import stats_of
+from vector_db.shard.storage.upkeep import Upkeep
+from vector_db.shard.views import SegmentView
 
 __all__ = ["CheckpointJob", "SealJob", "Store", "StoreOptions"]
 
 
 NO_LAYERS: Layers = {}
+
+
+class Idle(Enum):
+    """For how long a worker has applied nothing."""
+
+    NO = auto()
+    SHORT = auto()
+    LONG = auto()
 
 
 class Store:
@@ -65,8 +75,8 @@ class Store:
         self._slices: dict[int, dict[int, Slice]] = {}
         self._names_used = 0
         self._sealing: dict[str, SealJob] = {}
-        self._indexing: set[str] = set()
         self._checkpointing: CheckpointJob | None = None
+        self.upkeep = Upkeep(self._all_slices, self._new_name, options)
 
     @classmethod
     def open(
@@ -94,6 +104,10 @@ class Store:
                 store._load(entry, known)
         remove_leftovers(disk.root, known.files(), known.segments(), known.names_used)
         return store
+
+    def sealed_segments(self) -> list[tuple[Slice, SealedSegment]]:
+        """All sealed segments, with the slices that they belong to."""
+        return [(part, segment) for part in self._all_slices() for segment in part.sealed]
 
     def verify(self) -> None:
         """Check every byte of every sealed segment now, in any thread.
@@ -248,49 +262,33 @@ class Store:
 
         :raises NotFound: no such collection.
         """
-        parts = self._parts(request.collection_id, request.shards).values()
-        sealed = [segment for part in parts for segment in part.sealed]
-        memory = [m for part in parts for m in (part.growing, part.frozen) if m is not None]
-        images = [part.image for part in parts if part.image is not None]
-        return StatsReply(
-            rows=sum(part.count(TS_NEVER - 1) for part in parts),
-            rows_indexed=sum(s.count(TS_NEVER - 1) for s in sealed if s.index is not None),
-            segments=len(sealed),
-            bytes_memory=sum(m.memory_bytes for m in memory) + sum(s.memory_bytes for s in sealed),
-            bytes_disk=sum(s.disk_bytes for s in sealed) + sum(i.size_bytes for i in images),
-        )
+        parts = self._parts(request.collection_id, request.shards)
+        return stats_of(self.collection(request.collection_id), parts.values(), self.upkeep)
 
     def bytes_held(self) -> int:
-        """Bytes of rows in memory and in sealed files, of all slices: what the hot tier holds."""
-        total = 0
-        for part in self._all_slices():
-            total += sum(m.memory_bytes for m in (part.growing, part.frozen) if m is not None)
-            total += sum(s.disk_bytes for s in part.sealed)
-        return total
-
-    def metric_of(self, segment: SealedSegment) -> Metric | None:
-        """The metric of the collection that a segment belongs to; None: it was dropped."""
-        for part in self._all_slices():
-            if segment in part.sealed:
-                return part.collection.metric
-        return None
+        """Bytes held in memory: rows, deaths, keys and indexes that are not served from files."""
+        return self.upkeep.held_bytes()
 
     # --- sealing --------------------------------------------------------------------------------
 
-    def seal_due(self, stable_ts: int, idle_slices_ok: bool) -> SealJob | None:
+    def seal_due(self, stable_ts: int, idle: Idle) -> SealJob | None:
         """The next growing segment to seal, frozen; its rows up to `stable_ts` stay searchable.
 
         Run the job in any thread, then hand it to `sealed`. One at a time per slice.
 
-        :param idle_slices_ok: seal also smaller segments that are worth an index.
+        :param idle: SHORT: seal also smaller segments that are worth an index; LONG: and those that
+            can be merged into a larger one.
         """
         options = self._options
         parts = self._all_slices()
         crowded = sum(part.growing.payload for part in parts) > options.growing_bytes_max
 
         def is_due(part: Slice, rows: int, payload: int) -> bool:
-            idle = idle_slices_ok and len(part.sealed) < options.idle_segments_max
-            rows_min = options.index_rows_min if idle else options.seal_rows
+            rows_min = options.seal_rows
+            if idle is not Idle.NO and len(part.sealed) < options.idle_segments_max:
+                rows_min = options.index_rows_min
+                if idle is Idle.LONG and part.sealed:
+                    rows_min = min(rows_min, options.idle_rows_min)
             return rows > 0 and (crowded or rows >= rows_min or payload >= options.seal_bytes)
 
         # This runs after every group of commits: most slices are ruled out by their counters.
@@ -318,28 +316,7 @@ class Store:
         del self._sealing[job.name]
         if self._is_known(job.owner):
             job.owner.replace_frozen(job.segment)
-
-    def index_due(self) -> SealedSegment | None:
-        """The largest segment that is worth an index and has none; once, until `indexed`."""
-        due = [
-            segment
-            for part in self._all_slices()
-            if not part.collection.name.startswith(HIDDEN_PREFIX)
-            for segment in part.sealed
-            if segment.index is None
-            and segment.rows >= self._options.index_rows_min
-            and segment.name not in self._indexing
-        ]
-        if not due:
-            return None
-        segment = max(due, key=lambda s: s.rows)
-        self._indexing.add(segment.name)
-        return segment
-
-    def indexed(self, segment: SealedSegment, index: VectorIndex | None) -> None:
-        """The index of a segment from `index_due` is built; None: it failed, and is due again."""
-        self._indexing.discard(segment.name)
-        segment.index = index
+            self.upkeep.note_sealed(job.owner, job.rows)
 
     # --- checkpoints ----------------------------------------------------------------------------
 
@@ -365,7 +342,7 @@ class Store:
         job.settle()
         self._checkpointing = None
         alive = {segment.name for part in self._all_slices() for segment in part.sealed}
-        keep = entries.segments() | alive | set(self._sealing)
+        keep = entries.segments() | alive | set(self._sealing) | set(self.upkeep.making)
         remove_leftovers(self._disk.root, entries.files(), keep, entries.names_used)
 
     # --- inside ---------------------------------------------------------------------------------

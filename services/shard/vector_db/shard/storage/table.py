@@ -181,6 +181,11 @@ class Table:
         self._columns[name] = column
         return column
 
+    def size_of(self, name: str) -> int:
+        """Bytes of a column, 0 where there is none."""
+        entry = self._entries.get(name)
+        return 0 if entry is None else entry.size_bytes
+
     def verify(self) -> None:
         """Verify every column now.
 

@@ -1,0 +1,185 @@
+"""A build in a process of its own, so that neither the event loop nor searches wait for it.
+
+Owns the invariant that a build never outlives who asked for it: the child reads its standard input,
+which ends when the parent dies, and exits then. The parent may tell it there, at any time, how many
+threads to use: all cores while nobody else wants them, one while the worker is asked.
+
+Run as ``python -m vector_db.shard.building.process ROOT THREADS``, the task as a line on standard
+input.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vector_db.common.ports import DiskFull
+from vector_db.shard.building.task import BuildTask, run_task
+
+NICENESS = 15
+_EXIT_ORPHANED = 3
+_EXIT_DISK_FULL = 28
+
+
+class BuildFailed(Exception):
+    """The build process ended before its end; the message is what it said last."""
+
+
+class BuildProcess:
+    """One build under way. Not for several threads at once; never blocks but in `wait`, `kill`."""
+
+    def __init__(self, root: Path, task: BuildTask, threads: int = 1) -> None:
+        """Start it on the data directory `root`.
+
+        :raises OSError: no process could be started.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "vector_db.shard.building.process", str(root), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": str(threads)},
+        )
+        self._threads = threads
+        self._said = b""
+        self.rows_done = 0
+        """Rows that are in the index."""
+        if self._process.stdout is not None:
+            os.set_blocking(self._process.stdout.fileno(), False)
+        self._tell(msgspec.json.encode(task))
+
+    @property
+    def pid(self) -> int:
+        """The build process."""
+        return self._process.pid
+
+    def use_threads(self, threads: int) -> None:
+        """Go on with so many threads."""
+        if threads != self._threads:
+            self._threads = threads
+            self._tell(str(threads).encode())
+
+    def poll(self) -> bool:
+        """Whether it is done; notes its progress.
+
+        :raises DiskFull: it found no room.
+        :raises BuildFailed: the process ended otherwise.
+        """
+        self._note_progress()
+        return self._settle(self._process.poll())
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until it is done.
+
+        :raises DiskFull: it found no room.
+        :raises BuildFailed: the process ended otherwise.
+        :raises TimeoutError: it goes on.
+        """
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"not built after {timeout_s} s") from None
+        self._settle(code)
+
+    def kill(self) -> None:
+        """End the build, if it still runs, and forget the process; idempotent."""
+        self._process.kill()
+        self._process.wait()
+        self._close()
+
+    def _tell(self, line: bytes) -> None:
+        if self._process.stdin is None or self._process.stdin.closed:
+            return
+        try:
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            # It has ended; `poll` says how.
+            return
+
+    def _note_progress(self) -> None:
+        out = self._process.stdout
+        if out is None or out.closed:
+            return
+        try:
+            self._said += os.read(out.fileno(), 1 << 16)
+        except BlockingIOError:
+            return
+        *lines, self._said = self._said.split(b"\n")
+        if lines:
+            self.rows_done = int(lines[-1])
+
+    def _settle(self, code: int | None) -> bool:
+        if code is None:
+            return False
+        said = b""
+        if self._process.stderr is not None and not self._process.stderr.closed:
+            said = self._process.stderr.read()
+        self._close()
+        if code != 0:
+            lines = said.decode(errors="replace").strip().splitlines()
+            last = lines[-1] if lines else ""
+            if code == _EXIT_DISK_FULL:
+                raise DiskFull(last)
+            raise BuildFailed(f"the build ended with {code}: {last}")
+        return True
+
+    def _close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None and not pipe.closed:
+                pipe.close()
+
+
+class _Child:
+    """The build process's own side: what the parent wants, and what it is told."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._faiss: Any = None
+
+    def listen(self) -> None:
+        """Until the parent has closed the pipe or is gone; then nobody wants the build."""
+        for line in sys.stdin.buffer:
+            self._threads = int(line)
+        os._exit(_EXIT_ORPHANED)
+
+    def note(self, rows: int) -> None:
+        """Tell the parent; what it wants of the threads holds from here on."""
+        os.write(1, b"%d\n" % rows)
+        if self._faiss is None:
+            import faiss
+
+            self._faiss = faiss
+        self._faiss.omp_set_num_threads(self._threads)
+
+
+def main(arguments: list[str]) -> None:
+    """The build process."""
+    os.nice(NICENESS)
+    root, threads = Path(arguments[0]), int(arguments[1])
+    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=BuildTask)
+    child = _Child(threads)
+    threading.Thread(target=child.listen, daemon=True).start()
+    from vector_db.common.adapters.posix_disk import PosixDisk
+
+    try:
+        run_task(PosixDisk(root), task, threads, child.note)
+    except (DiskFull, OSError) as error:
+        if isinstance(error, DiskFull) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"{error}", file=sys.stderr, flush=True)
+            os._exit(_EXIT_DISK_FULL)
+        raise
+    # The listener's read never ends by itself; there is nothing to clean up.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
