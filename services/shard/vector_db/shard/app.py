@@ -50,7 +50,7 @@ class ShardService:
             self._pool,
             recover,
             disk,
-            StoreOptions(hot_bytes=int(self._config.storage.hot_tier_size)),
+            StoreOptions.within(int(self._config.storage.hot_tier_size)),
             self._runtime.random,
             self._config.transactions.retention_s,
         )

@@ -105,7 +105,10 @@ class Indexing:
         if (moved := self._upkeep.reopen_due()) is not None:
             return self._reopen(*moved)
         idle = self._clock.monotonic_s() - self._written_s >= MERGE_IDLE_S
-        merge = self._upkeep.merge_due(self._participant.retention_floor_ts, idle)
+        participant = self._participant
+        # Deaths that an undo could take back are no reason to drop a row.
+        floor_ts = min(participant.retention_floor_ts, participant.stable_ts)
+        merge = self._upkeep.merge_due(floor_ts, idle)
         if merge is not None:
             return self._merge(merge)
         job = self._upkeep.final_due()

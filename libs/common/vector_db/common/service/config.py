@@ -93,7 +93,7 @@ class StorageConfig(_Group):
 
     data_dir: Path = Path("data")
     hot_tier_size: Size = ByteSize(10_000_000_000)
-    """Bytes a shard worker may hold; past it writes answer 507 (no tier below it exists yet)."""
+    """Bytes of memory for rows and indexes; past it indexes are served from mapped files."""
     cold_tier_endpoint: str | None = None
     compression_enabled: bool = False
     checkpoint_wal_bytes: Size = ByteSize(256_000_000)

@@ -38,10 +38,12 @@ def judge(
     others: Conflicts,
     store: RowStore,
     full: str,
+    floor_ts: int,
 ) -> Steps[Verdict]:
     """The verdict on a part whose PREPARE is here and touches `touches`.
 
     `others` are the shard's other undecided transactions; `full` says why rows cannot be taken now.
+    What was deleted up to `floor_ts` may be forgotten: no older snapshot can be compared with.
     """
     if part.late or not part.whole:
         return _not_whole(part, prepare)
@@ -55,6 +57,8 @@ def judge(
             return Verdict("storage_full", full)
     if any(read.collection_id not in state.collections for read in prepare.reads):
         return _DROPPED
+    if (prepare.reads or not touches.blind) and prepare.snapshot_ts < floor_ts:
+        return Verdict("conflict", "the snapshot lies before the retention window")
     if others.any_with(touches):
         return Verdict("conflict", "another undecided transaction touches the same rows")
     for read in prepare.reads:

@@ -28,6 +28,10 @@ class Standing(Protocol):
     @property
     def state(self) -> DomainState: ...
 
+    @property
+    def retention_floor_ts(self) -> int:
+        """Snapshots below it are too old to be read."""
+
 
 class Voter:
     """The votes of one worker."""
@@ -90,7 +94,9 @@ class Voter:
         at = self._at
         others = self._undecided.others(part.shard)
         touches = part.footprint(prepare)
-        verdict = yield from judge(part, prepare, touches, at.state, others, self._store, at.full)
+        verdict = yield from judge(
+            part, prepare, touches, at.state, others, self._store, at.full, at.retention_floor_ts
+        )
         others.add(part.txn_id, touches)
         read = {r.collection_id for r in prepare.reads}
         part.vote = Vote(

@@ -32,3 +32,9 @@ class StoreOptions:
     segment_bytes_max: int = 16 * 1024 * 1024 * 1024
     merge_inline_bytes: int = 16 * 1024 * 1024
     hot_bytes: int = 10_000_000_000
+
+    @classmethod
+    def within(cls, hot_bytes: int) -> StoreOptions:
+        """The defaults, with a budget of memory."""
+        usual = cls().growing_bytes_max
+        return cls(hot_bytes=hot_bytes, growing_bytes_max=min(usual, hot_bytes // 4))
