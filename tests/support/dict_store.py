@@ -26,9 +26,11 @@ class DictStore:
 
     def __init__(self) -> None:
         self.rows: dict[bytes, list[Version]] = {}
+        self.collections: dict[int, Collection] = {}
 
     def add_collection(self, c: Collection) -> None:
-        """Collections need no preparation here."""
+        """The catalog entry, which may be a newer one of a collection that is known."""
+        self.collections[c.id] = c
 
     def latest(self, shard: int, block: RowBlock) -> Latest:
         newest = [v[-1] if (v := self.rows.get(i)) else None for i in block.ids.unpack()]

@@ -8,20 +8,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from vector_db_client import wire
 from vector_db_client.aio_transaction import AsyncTransaction
-from vector_db_client.calls import collection_path
-from vector_db_client.errors import AlreadyExists, VectorDatabaseError
+from vector_db_client.catalog import AsyncCatalog
+from vector_db_client.errors import VectorDatabaseError
 from vector_db_client.transaction_life import restartable
 from vector_db_client.transport import Options, Transport, checked_urls
-from vector_db_client.values import Collection, CollectionStats, Isolation, Metric
-from vector_db_client.writes import AsyncWrites
+from vector_db_client.values import Isolation
 
 T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
-class AsyncVectorDatabaseClient(AsyncWrites):
+class AsyncVectorDatabaseClient(AsyncCatalog):
     """A client of vector-db for asyncio; `VectorDatabaseClient` has the same calls without await.
 
     Reads see at least everything that this client has written or read before, through any gateway:
@@ -103,64 +101,6 @@ class AsyncVectorDatabaseClient(AsyncWrites):
     def observe(self, commit_ts: int) -> None:
         """Let later reads see what was committed at `commit_ts`, say by another process."""
         self._transport.observe(commit_ts)
-
-    # -- collections
-
-    async def create_collection(
-        self,
-        name: str,
-        dimension: int,
-        metric: Metric = "cosine",
-        *,
-        shards: int | None = None,
-        exist_ok: bool = False,
-    ) -> Collection:
-        """Make an empty collection; `shards` None lets the server choose.
-
-        :param exist_ok: give the collection of this name if its dimension and metric are these.
-        :raises AlreadyExists: the name is taken.
-        """
-        body: dict[str, Any] = {"name": name, "dimension": dimension, "metric": metric}
-        if shards is not None:
-            body["shards"] = shards
-        try:
-            answer = await self._transport.json("POST", "/v1/collections", body, repeatable=False)
-        except AlreadyExists:
-            if not exist_ok:
-                raise
-            existing = await self.get_collection(name)
-            if (existing.dimension, existing.metric) != (dimension, metric):
-                raise AlreadyExists(
-                    f"collection {name!r} exists with dimension {existing.dimension} and metric "
-                    f"{existing.metric}, not {dimension} and {metric}",
-                    status=409,
-                ) from None
-            return existing
-        return wire.decode_collection(answer)
-
-    async def list_collections(self) -> list[Collection]:
-        """All collections, by name."""
-        answer = await self._transport.json("GET", "/v1/collections")
-        found = [wire.decode_collection(entry) for entry in answer["collections"]]
-        return sorted(found, key=lambda collection: collection.name)
-
-    async def get_collection(self, name: str) -> Collection:
-        """:raises NotFound: there is none of this name."""
-        return wire.decode_collection(await self._transport.json("GET", collection_path(name)))
-
-    async def delete_collection(self, name: str) -> None:
-        """Delete a collection and all its rows.
-
-        :raises NotFound: there is none of this name.
-        """
-        await self._transport.json("DELETE", collection_path(name), repeatable=False)
-
-    async def collection_stats(self, name: str) -> CollectionStats:
-        """Rows, indexed rows and sizes.
-
-        :raises NotFound: there is none of this name.
-        """
-        return wire.decode_stats(await self._transport.json("GET", collection_path(name, "stats")))
 
     # -- transactions
 

@@ -250,17 +250,18 @@ async def _export(
 
     check_free(out, overwrite)
     about = await client.get_collection(collection)
-    expected = (await client.count(filter, collection=collection)).count
+    # By its own name: an alias may be switched meanwhile.
+    expected = (await client.count(filter, collection=about.name)).count
     page_size = max(1, min(PAGE_ROWS_MAX, PAGE_BYTES // (4 * about.dimension)))
     sink: Sink | None = None
     done = 0
     try:
         with reporting(True, "exporting", expected) as advance:
             async for page in client.scroll_pages(
-                collection=collection, filter=filter, page_size=page_size
+                collection=about.name, filter=filter, page_size=page_size
             ):
                 if sink is None:
-                    info = ExportInfo(collection, about.dimension, about.metric, page.snapshot_ts)
+                    info = ExportInfo(about.name, about.dimension, about.metric, page.snapshot_ts)
                     sink = _open_sink(out, records, info, overwrite)
                 sink.write(page.rows)
                 done += len(page.rows)

@@ -10,15 +10,15 @@ from typing import Any, Self, TypeVar
 from vector_db_client.aio import DEFAULT_URL, AsyncVectorDatabaseClient
 from vector_db_client.errors import VectorDatabaseError
 from vector_db_client.loop_thread import LoopThread
-from vector_db_client.sync_rows import SyncRows
+from vector_db_client.sync_catalog import SyncCatalog
 from vector_db_client.sync_transaction import Transaction
 from vector_db_client.transaction_life import restartable
-from vector_db_client.values import Collection, CollectionStats, Isolation, Metric
+from vector_db_client.values import Isolation
 
 T = TypeVar("T")
 
 
-class VectorDatabaseClient(SyncRows):
+class VectorDatabaseClient(SyncCatalog):
     """A client of vector-db.
 
     Reads see at least everything that this client has written or read before, through any gateway:
@@ -98,50 +98,6 @@ class VectorDatabaseClient(SyncRows):
     def observe(self, commit_ts: int) -> None:
         """Let later reads see what was committed at `commit_ts`, say by another process."""
         self._client.observe(commit_ts)
-
-    # -- collections
-
-    def create_collection(
-        self,
-        name: str,
-        dimension: int,
-        metric: Metric = "cosine",
-        *,
-        shards: int | None = None,
-        exist_ok: bool = False,
-    ) -> Collection:
-        """Make an empty collection; `shards` None lets the server choose.
-
-        :param exist_ok: give the collection of this name if its dimension and metric are these.
-        :raises AlreadyExists: the name is taken.
-        """
-        return self._run(
-            self._client.create_collection(
-                name, dimension, metric, shards=shards, exist_ok=exist_ok
-            )
-        )
-
-    def list_collections(self) -> list[Collection]:
-        """All collections, by name."""
-        return self._run(self._client.list_collections())
-
-    def get_collection(self, name: str) -> Collection:
-        """:raises NotFound: there is none of this name."""
-        return self._run(self._client.get_collection(name))
-
-    def delete_collection(self, name: str) -> None:
-        """Delete a collection and all its rows.
-
-        :raises NotFound: there is none of this name.
-        """
-        self._run(self._client.delete_collection(name))
-
-    def collection_stats(self, name: str) -> CollectionStats:
-        """Rows, indexed rows and sizes.
-
-        :raises NotFound: there is none of this name.
-        """
-        return self._run(self._client.collection_stats(name))
 
     # -- transactions
 

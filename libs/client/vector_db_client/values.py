@@ -7,9 +7,9 @@ Vectors are float32 and bit-exact; timestamps are the server's commit timestamps
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -110,25 +110,78 @@ class Page:
     snapshot_ts: int
 
 
+IndexKind = Literal["auto", "hnsw", "ivf_pq", "exact"]
+Encoding = Literal["auto", "float32", "float16", "sq8"]
+
+
+class IndexSettings(TypedDict, total=False):
+    """What to set of `IndexOptions`; what is left out stays as it is, or is as by default."""
+
+    kind: IndexKind
+    encoding: Encoding
+    m: int
+    ef_construction: int
+    lists: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """How the sealed segments of a collection are indexed.
+
+    `kind` ``"auto"``: chosen per segment from rows, dimension, memory and recall target.
+    `encoding`: how an HNSW graph keeps its copies of the vectors. `m` (links a node) and
+    `ef_construction` (beam while building) are HNSW's; `lists` are those of IVF, 0: from the rows.
+    """
+
+    kind: IndexKind = "auto"
+    encoding: Encoding = "auto"
+    m: int = 16
+    ef_construction: int = 128
+    lists: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection as the server's catalog has it, spread over `shards` shards."""
+    """A collection as the server's catalog has it, spread over `shards` shards.
+
+    `recall_target`: the share of the true best k that answers hold on average. `fields`: metadata
+    paths with an inverted index. `aliases` stand for it just now.
+    """
 
     name: str
     dimension: int
     metric: str
     shards: int
+    index: IndexOptions = IndexOptions()
+    recall_target: float = 0.95
+    fields: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionStats:
-    """What a collection takes; `rows_indexed` of its `rows` are in an index by now."""
+    """What a collection holds and takes; `rows_indexed` of its `rows` are indexed as wanted by now.
+
+    `rows_dead` are kept for reads of the past; `kinds` has the rows by the way they are searched.
+    `recall_measured` None: not measured yet, else on `recall_samples` queries. Of `rows_building`
+    in index builds under way, `rows_built` are done. `bytes_predicted` is what the rows should take
+    in memory, `bytes_resident` what they do.
+    """
 
     rows: int
     rows_indexed: int
     segments: int
     bytes_memory: int
     bytes_disk: int
+    rows_dead: int = 0
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    recall_target: float = 0.95
+    recall_measured: float | None = None
+    recall_samples: int = 0
+    rows_building: int = 0
+    rows_built: int = 0
+    bytes_predicted: int = 0
+    bytes_resident: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

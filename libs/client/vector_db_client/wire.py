@@ -20,6 +20,7 @@ from vector_db_client.values import (
     Collection,
     CollectionStats,
     IfVersion,
+    IndexOptions,
     Match,
     Row,
     RowBatch,
@@ -265,13 +266,36 @@ def decode_collection(body: Mapping[str, Any]) -> Collection:
         int(body["dimension"]),
         str(body["metric"]),
         len(shards) if isinstance(shards, list) else int(shards),
+        _decode_index(body.get("index", {})),
+        float(body.get("recall_target", 0.95)),
+        tuple(body.get("fields", ())),
+        tuple(body.get("aliases", ())),
     )
+
+
+def _decode_index(body: Mapping[str, Any]) -> IndexOptions:
+    known = IndexOptions.__dataclass_fields__
+    return IndexOptions(**{name: value for name, value in body.items() if name in known})
 
 
 def decode_stats(body: Mapping[str, Any]) -> CollectionStats:
     """Collection statistics of an answer."""
+    recall, building = body.get("recall", {}), body.get("building", {})
     return CollectionStats(
-        *(int(body.get(name, 0)) for name in CollectionStats.__dataclass_fields__)
+        rows=int(body["rows"]),
+        rows_indexed=int(body["rows_indexed"]),
+        segments=int(body["segments"]),
+        bytes_memory=int(body["bytes_memory"]),
+        bytes_disk=int(body["bytes_disk"]),
+        rows_dead=int(body.get("rows_dead", 0)),
+        kinds=dict(body.get("kinds", {})),
+        recall_target=float(recall.get("target", 0.95)),
+        recall_measured=recall.get("measured"),
+        recall_samples=int(recall.get("samples", 0)),
+        rows_building=int(building.get("rows", 0)),
+        rows_built=int(building.get("done", 0)),
+        bytes_predicted=int(body.get("bytes_predicted", 0)),
+        bytes_resident=int(body.get("bytes_resident", 0)),
     )
 
 

@@ -14,6 +14,7 @@ from tests.support.dict_store import DictStore
 from tests.support.protocol import block, first_takeover, prepare
 from vector_db.common.core.messages import (
     Abort,
+    AlterCollection,
     Commit,
     CreateCollection,
     Decision,
@@ -22,6 +23,7 @@ from vector_db.common.core.messages import (
     Durable,
     Prepare,
     PromiseRequest,
+    SetAliases,
     SetPlacement,
     Takeover,
     Vote,
@@ -61,15 +63,20 @@ def show_decision(decision: Decision) -> str:
             return f"{show(ts)} abort {name_of(txn_id)}: {reason}" + (detail and f", {detail}")
         case CreateCollection(ts, collection):
             return f"{show(ts)} create {collection.name} on {','.join(map(str, collection.shards))}"
+        case AlterCollection(ts, collection):
+            return f"{show(ts)} alter {collection.name}"
+        case SetAliases(ts, aliases):
+            told = ",".join(f"{a}={show(i)}" for a, i in sorted(aliases.items()))
+            return f"{show(ts)} alias {told or 'nothing'}"
         case DropCollection(ts, collection_id):
             return f"{show(ts)} drop {show(collection_id)}"
         case SetPlacement(ts, replicas):
             return f"{show(ts)} place {show_placement(replicas)}"
         case Takeover():
-            told = [show(d.ts) for r in decision.decisions for d in r.decisions]
+            tells = [show(d.ts) for r in decision.decisions for d in r.decisions]
             return (
                 f"{show(decision.ts)} takeover base={show(decision.base)} "
-                f"after={show(decision.decisions_after)} tells={','.join(told) or 'nothing'}"
+                f"after={show(decision.decisions_after)} tells={','.join(tells) or 'nothing'}"
             )
 
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tests.support import protocol
 from vector_db.common.core import messages
 from vector_db.common.core.codec import MESSAGE_VERSION, BadMessage, decode, encode
+from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
+    AlterCollection,
     AnyMessage,
     Beat,
     CatalogReply,
@@ -28,7 +30,15 @@ from vector_db.common.core.messages import (
     RowsReply,
     SearchReply,
     SearchRequest,
+    SetAliases,
     SetPlacement,
+)
+from vector_db.common.model.collection import (
+    Collection,
+    Encoding,
+    IndexKind,
+    IndexOptions,
+    Metric,
 )
 from vector_db.common.model.errors import NewerFormat
 from vector_db.common.model.ids import TS_NEVER, make_ts
@@ -70,6 +80,20 @@ SAMPLES: list[AnyMessage] = [
             ),
             SetPlacement(8, {0: ("w1",)}),
             CreateCollection(9, protocol.collection((0, 3))),
+            AlterCollection(
+                10,
+                Collection(
+                    9,
+                    "c",
+                    1,
+                    Metric.DOT,
+                    (0, 3),
+                    IndexOptions(IndexKind.IVF_PQ, Encoding.SQ8, 8, 32, 5),
+                    0.9,
+                    ("a.b", "c"),
+                ),
+            ),
+            SetAliases(11, {"now": 9}),
         ),
     ),
     Beat(
@@ -92,6 +116,19 @@ SAMPLES: list[AnyMessage] = [
 def test_what_was_encoded_is_decoded(message: AnyMessage) -> None:
     assert encode(decode(encode(message))) == encode(message)
     assert type(decode(encode(message))) is type(message)
+
+
+def test_what_was_written_before_there_were_options_and_aliases_is_read_with_defaults() -> None:
+    old = {"id": 9, "name": "c", "dimension": 1, "metric": "dot", "shards": [0, 3]}
+    entry = Collection(9, "c", 1, Metric.DOT, (0, 3))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(old), type=Collection) == entry
+    state = {"catalog_ts": 9, "collections": {9: old}, "replicas": {0: ["w1"]}, "founders": []}
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=DomainState)
+    assert decoded == DomainState(9, {9: entry}, {0: ("w1",)})
+    for sample in (protocol.takeover(2, 9, {}), protocol.promise("w1", 2)):
+        plain = msgspec.msgpack.decode(msgspec.msgpack.encode(sample))
+        del plain["aliases"]
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(plain), type=type(sample)) == sample
 
 
 def test_every_message_can_travel() -> None:

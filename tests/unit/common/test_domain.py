@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
 from tests.support.protocol import Replicas, collection, takeover, txn
 from vector_db.common.core.domain import DomainState, majority
 from vector_db.common.core.messages import (
     Abort,
+    AlterCollection,
     Commit,
     CreateCollection,
     DropCollection,
+    SetAliases,
     SetPlacement,
 )
 from vector_db.common.model.ids import make_ts
@@ -57,6 +60,25 @@ def test_a_name_made_again_is_another_collection() -> None:
     state = folded().after(DropCollection(T(1, 5), ONE.id)).after(CreateCollection(T(1, 6), again))
     assert state.by_name("one") == again
     assert ONE.id not in state.collections
+
+
+def test_an_alias_stands_for_its_collection_until_another_decision_says_otherwise() -> None:
+    state = folded().after(SetAliases(T(1, 3), {"now": ONE.id, "old": ONE.id, "next": TWO.id}))
+    assert (state.by_name("now"), state.by_name("next")) == (ONE, TWO)
+    assert state.aliases_of(ONE.id) == ("now", "old")
+    switched = state.after(SetAliases(T(1, 4), {"now": TWO.id}))
+    assert switched.by_name("now") == TWO
+    assert switched.by_name("old") is switched.by_name("next") is None
+    assert switched.catalog_ts == T(1, 4)
+    altered = msgspec.structs.replace(ONE, recall_target=0.9)
+    state = state.after(AlterCollection(T(1, 5), altered))
+    assert state.by_name("now") == state.by_name("one") == altered
+    state = state.after(SetPlacement(T(1, 6), REPLICAS)).after(DropCollection(T(1, 7), ONE.id))
+    assert state.aliases == {"next": TWO.id}
+    told = msgspec.structs.replace(
+        takeover(2, T(1, 7), {}, collections=(TWO,)), aliases=state.aliases
+    )
+    assert DomainState().after(told).by_name("next") == TWO
 
 
 def test_commits_and_aborts_change_nothing_here() -> None:

@@ -175,6 +175,20 @@ def test_a_worker_that_lost_what_it_had_reported_stops_the_takeover() -> None:
         survey.takeover()
 
 
+def test_the_catalog_of_the_base_is_told_with_its_options_and_aliases() -> None:
+    survey = Survey(2, "")
+    older = collection((0,))
+    newer = msgspec.structs.replace(older, recall_target=0.9, fields=("lang",))
+    for worker, n, entry, alias in (("w1", 4, newer, "now"), ("w2", 3, older, "before")):
+        one = promise(
+            worker, 2, cursor=T(1, n), replicas=ONE_EACH, collections=(entry,),
+            tail=chain(1, n), bases={1: 0},
+        )  # fmt: skip
+        survey.promise(msgspec.structs.replace(one, aliases={alias: entry.id}))
+    told = survey.takeover()
+    assert (told.collections, told.aliases) == ((newer,), {"now": newer.id})
+
+
 def test_takeovers_do_not_nest() -> None:
     """A record less its takeover is told; one that held nothing else is left out."""
     old = takeover(2, T(1, 1), ONE_EACH)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import orjson
 
+from tests.unit.gateway_rest.memory_catalog import MemoryCatalog
 from tests.unit.gateway_rest.memory_transactions import (
     Book,
     MemoryTransaction,
@@ -16,7 +17,8 @@ from tests.unit.gateway_rest.memory_transactions import (
     check_versions,
     past,
 )
-from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.core.domain import DomainState
+from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import AlreadyExists, NotFound
 from vector_db.common.model.filters import matches, parse_filter
 from vector_db.common.model.limits import Limits
@@ -59,11 +61,11 @@ class Stored:
 
 
 @dataclass
-class MemoryDatabase:
+class MemoryDatabase(MemoryCatalog):
     """A `DatabaseApi` over dicts with exact search. `failure` is raised by the next call."""
 
     tables: dict[str, dict[bytes, Stored]] = field(default_factory=dict)
-    catalog: dict[str, Collection] = field(default_factory=dict)
+    state: DomainState = field(default_factory=DomainState)
     ts: int = 0
     failure: Exception | None = None
     consistencies: list[Consistency] = field(default_factory=list)
@@ -88,7 +90,7 @@ class MemoryDatabase:
         return self.tables
 
     def copy(self) -> Self:
-        return type(self)(self._copied(), dict(self.catalog), self.ts, staging=True)
+        return type(self)(self._copied(), self.state, self.ts, staging=True)
 
     def _copied(self) -> dict[str, dict[bytes, Stored]]:
         return {name: dict(rows) for name, rows in self.tables.items()}
@@ -97,36 +99,45 @@ class MemoryDatabase:
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-        if name not in self.catalog:
-            raise NotFound(f"no collection {name!r}")
+        self._entry(name)
+        name = self.real_name(name)
         tables = self.tables
         if consistency is not None:
             tables = past(self.history, consistency, self.ts) or tables
         return tables[name]
 
+    def _entry(self, name: str) -> Collection:
+        found = self.state.by_name(name)
+        if found is None:
+            raise NotFound(f"no collection {name!r}")
+        return found
+
     async def create_collection(
-        self, name: str, dimension: int, metric: str, shards: int = 0, if_absent: bool = False
+        self,
+        name: str,
+        dimension: int,
+        metric: str,
+        shards: int = 0,
+        if_absent: bool = False,
+        **options: Any,
     ) -> Collection:
-        if name in self.catalog:
-            if if_absent:
-                return self.catalog[name]
-            raise AlreadyExists(f"collection {name!r} exists")
-        made = Collection(self.tick(), name, dimension, Metric(metric), tuple(range(shards or 1)))
-        self.catalog[name] = made
-        self.tables[name] = {}
+        made, is_new = self.make(name, dimension, metric, shards, if_absent, **options)
+        if is_new:
+            self.tables[name] = {}
         return made
 
     async def drop_collection(self, name: str) -> int:
         self._table(name)
-        del self.catalog[name], self.tables[name]
+        self.forget(name)
+        del self.tables[name]
         return self.tick()
 
     async def collections(self) -> list[Collection]:
-        return list(self.catalog.values())
+        return list(self.state.collections.values())
 
     async def collection(self, name: str) -> Collection:
         self._table(name)
-        return self.catalog[name]
+        return self._entry(name)
 
     async def stats(self, name: str) -> CollectionStats:
         return CollectionStats(len(self._table(name)), 3, 1, 1_000, 2_000)
@@ -141,7 +152,7 @@ class MemoryDatabase:
             check_versions(table, operation)
             if isinstance(operation, Upsert):
                 where = "vectors"
-                validate_rows(operation.rows, self.catalog[operation.collection], LIMITS, where)
+                validate_rows(operation.rows, self._entry(operation.collection), LIMITS, where)
                 for row_id in operation.rows.ids:
                     if operation.mode == "insert" and row_id in table:
                         raise AlreadyExists(f"id {row_id.decode()!r} exists")
@@ -152,7 +163,7 @@ class MemoryDatabase:
         return self.book.remember(idempotency, WriteResult(count, ts))
 
     def _apply(self, operation: Upsert | Delete, ts: int) -> int:
-        table = self.tables[operation.collection]
+        table = self.tables[self.real_name(operation.collection)]
         if isinstance(operation, Delete):
             return sum(table.pop(row_id, None) is not None for row_id in operation.ids)
         rows = operation.rows
@@ -210,7 +221,7 @@ class MemoryDatabase:
         else:
             assert query.vectors is not None
             vectors = query.vectors
-            validate_queries(vectors, self.catalog[query.collection], "vectors")
+            validate_queries(vectors, self._entry(query.collection), "vectors")
         matching = self._matching(query.collection, query.filter, query.consistency)
         rows = [r for r in matching if r[0] != query.id]
         hits = []
@@ -229,7 +240,7 @@ class MemoryDatabase:
                     else None,
                 )
             )
-        return QueryResult(hits, self.ts, self.catalog[query.collection].metric)
+        return QueryResult(hits, self.ts, self._entry(query.collection).metric)
 
     async def fetch(
         self,

@@ -158,7 +158,7 @@ async def test_a_transaction_makes_no_default_collection(stub: Any, database: An
     await refused(stub, "InsertVectors", request, "not_found")
     versions = pb.InsertVectorsRequest(vectors=[vector("a", if_version=1)])
     await refused(stub, "InsertVectors", versions, "not_found")
-    assert database.catalog == {}
+    assert database.state.collections == {}
 
 
 @pytest.mark.parametrize("token", ["forged", "x" * 100_000, "ü", " "])

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import orjson
 
+from tests.unit.gateway_rest.memory_catalog import MemoryCatalog
 from tests.unit.gateway_rest.memory_transactions import (
     Book,
     MemoryTransaction,
@@ -17,6 +18,7 @@ from tests.unit.gateway_rest.memory_transactions import (
     check_versions,
     past,
 )
+from vector_db.common.core.domain import DomainState
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import AlreadyExists, InvalidArgument, NotFound
 from vector_db.common.model.filters import matches, parse_filter
@@ -53,11 +55,12 @@ class Table:
     rows: dict[bytes, StoredRow] = field(default_factory=dict)
 
 
-class MemoryDatabase:
+class MemoryDatabase(MemoryCatalog):
     """Implements `DatabaseApi`; `calls` names what was called, in order."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.state = DomainState()
         self.tables: dict[str, Table] = {}
         self.calls: list[str] = []
         self.last_consistency = Consistency()
@@ -85,6 +88,7 @@ class MemoryDatabase:
     def copy(self) -> Self:
         copy = type(self)(self.limits)
         copy.tables, copy.stable_ts, copy._staging = self._tables_copied(), self.stable_ts, True
+        copy.state = self.state
         return copy
 
     def _tables_copied(self) -> dict[str, Table]:
@@ -100,37 +104,39 @@ class MemoryDatabase:
         if consistency is not None:
             self.last_consistency = consistency
             tables = past(self.history, consistency, self.stable_ts) or tables
+        name = self.real_name(name)
         if name not in tables:
             raise NotFound(f"collection {name!r} does not exist")
         return tables[name]
 
     async def create_collection(
-        self, name: str, dimension: int, metric: str, shards: int = 0, if_absent: bool = False
+        self,
+        name: str,
+        dimension: int,
+        metric: str,
+        shards: int = 0,
+        if_absent: bool = False,
+        **options: Any,
     ) -> Collection:
         self._enter("create_collection")
-        if name in self.tables:
-            if if_absent:
-                return self.tables[name].entry
-            raise AlreadyExists(f"collection {name!r} exists already")
-        entry = Collection(
-            self.tick(), name, dimension, Metric(metric), tuple(range(max(1, shards)))
-        )
-        self.tables[name] = Table(entry)
+        entry, is_new = self.make(name, dimension, metric, shards, if_absent, **options)
+        if is_new:
+            self.tables[name] = Table(entry)
         return entry
 
     async def drop_collection(self, name: str) -> int:
         self._enter("drop_collection")
-        self._table(name)
+        self.forget(name)
         del self.tables[name]
         return self.tick()
 
     async def collections(self) -> list[Collection]:
         self._enter("collections")
-        return [table.entry for table in self.tables.values()]
+        return list(self.state.collections.values())
 
     async def collection(self, name: str) -> Collection:
         self._enter("collection")
-        return self._table(name).entry
+        return self.state.collections[self._table(name).entry.id]
 
     async def stats(self, name: str) -> CollectionStats:
         self._enter("stats")
@@ -155,7 +161,7 @@ class MemoryDatabase:
                     raise NotFound(f"id {row_id.decode()!r} does not exist")
         ts, count = self.tick(), 0
         for operation in operations:
-            rows = self.tables[operation.collection].rows
+            rows = self._table(operation.collection).rows
             if isinstance(operation, Delete):
                 count += sum(rows.pop(row_id, None) is not None for row_id in operation.ids)
                 continue

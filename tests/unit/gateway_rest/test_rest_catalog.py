@@ -10,11 +10,14 @@ import pytest
 from tests.unit.gateway_rest.conftest import Rest
 from vector_db.gateway.rest import answers
 
+INDEX = {"kind": "auto", "encoding": "auto", "m": 16, "ef_construction": 128, "lists": 0}
+
 
 async def test_a_collection_is_made_listed_shown_and_dropped(rest: Rest) -> None:
     body = {"name": "b.1", "dimension": 3, "metric": "dot", "shards": 2}
     status, made = await rest.call("POST", "/v1/collections", body)
-    assert status == 201 and made == {**body, "commit_ts": rest.database.stable_ts}
+    wants = {"index": INDEX, "recall_target": 0.95, "fields": [], "aliases": []}
+    assert status == 201 and made == {**body, "commit_ts": rest.database.stable_ts, **wants}
     await rest.ok("POST", "/v1/collections", {"name": "a", "dimension": 1})
     listed = answers.CollectionsAnswer.model_validate(await rest.ok("GET", "/v1/collections"))
     assert [(one.name, one.metric) for one in listed.collections] == [
@@ -132,6 +135,7 @@ async def test_examples_of_the_description_work_as_shown(rest: Rest) -> None:
             if "example" not in media or path == "/v1/collections":
                 continue
             target = path.replace("{collection}", "words").replace("{id}", "a")
+            target = target.replace("{alias}", "latest")
             await rest.ok(method.upper(), target, media["example"])
             tried += 1
     assert tried >= 11

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.support.protocol import (
@@ -24,15 +25,17 @@ from tests.unit.shard_core.driver import (
     later,
 )
 from vector_db.common.core.messages import (
+    AlterCollection,
     Commit,
     CreateCollection,
     DecisionRecord,
     DropCollection,
     PromiseRequest,
+    SetAliases,
 )
 from vector_db.common.model.rows import RowBlock
 from vector_db.shard.core.decided import DECIDED_MEMORY_MS
-from vector_db.shard.core.parts import ChainBroken
+from vector_db.shard.core.parts import ChainBroken, Checkpoint
 
 # --- voting ---------------------------------------------------------------------------------------
 
@@ -384,6 +387,44 @@ def test_a_worker_that_never_knew_anything_joins_at_the_takeover() -> None:
     worker.take_over(others)
     assert worker.participant.cursor == T(2, 0)
     assert [c.id for c in worker.participant.state.collections.values()] == [COLLECTION]
+
+
+def test_options_and_aliases_beyond_the_base_are_undone_and_those_below_it_stay() -> None:
+    worker = Worker()
+    first = msgspec.structs.replace(collection((0, 1, 2)), recall_target=0.9)
+    second = msgspec.structs.replace(first, fields=("lang",))
+    worker.decide(AlterCollection(T(1, 3), first), SetAliases(T(1, 4), {"now": COLLECTION}))
+    assert worker.store.collections[COLLECTION] == first
+    worker.decide(AlterCollection(T(1, 5), second), SetAliases(T(1, 6), {"late": COLLECTION}))
+    assert worker.store.collections[COLLECTION] == second
+    told = worker.participant.promise_message(PromiseRequest(2, "c2", ""))
+    assert (told.aliases, told.collections) == ({"late": COLLECTION}, (second,))
+    base = msgspec.structs.replace(
+        later(T(1, 4)), collections=(first,), aliases={"now": COLLECTION}, catalog_ts=T(1, 4)
+    )
+    worker.take_over(base)
+    assert worker.participant.state.aliases == {"now": COLLECTION}
+    assert worker.participant.state.collections[COLLECTION] == first
+    assert worker.store.collections[COLLECTION] == first, "what was altered beyond is undone here"
+
+
+def test_options_and_aliases_come_back_from_a_checkpoint_and_from_the_log() -> None:
+    worker = Worker()
+    first = msgspec.structs.replace(collection((0, 1, 2)), recall_target=0.9)
+    worker.decide(AlterCollection(T(1, 3), first), SetAliases(T(1, 4), {"now": COLLECTION}))
+    assert worker.participant.checkpoint(worker.lsn + 1) is None
+    worker.participant.stable(T(1, 4), 0)
+    saved = worker.participant.checkpoint(worker.lsn + 1)
+    assert saved is not None
+    saved = msgspec.msgpack.decode(msgspec.msgpack.encode(saved), type=Checkpoint)
+    assert saved.state.aliases == {"now": COLLECTION}
+    assert saved.state.collections == {COLLECTION: first}
+    assert worker.replayed(cut=True).participant.state == worker.participant.state
+    worker.decide(SetAliases(T(1, 5), {"other": COLLECTION}))
+    again = worker.replayed(cut=False)
+    assert again.participant.state == worker.participant.state
+    assert again.participant.state.aliases == {"other": COLLECTION}
+    assert again.store.collections == {COLLECTION: first}
 
 
 def test_a_takeover_that_comes_twice_changes_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -72,6 +73,20 @@ def test_idle_slices_with_many_segments_wait_for_their_full_size(
         store.apply(0, upsert([b"%d" % ts, b"%d'" % ts]), ts)
         seal(store, ts)
     assert store.stats(StatsRequest(7, (0,))).segments == 2
+
+
+def test_an_altered_collection_is_the_one_that_its_slices_go_by(
+    store: Store, collection: Collection, upsert: BlockMaker
+) -> None:
+    store.apply(0, upsert(NINE), 1)
+    altered = msgspec.structs.replace(collection, recall_target=0.9)
+    store.add_collection(altered)
+    store.apply(1, upsert(NINE), 2)
+    for shard in (0, 1):
+        part = store.slice_of(collection.id, shard)
+        assert part is not None and part.collection is altered
+    assert store.collection(collection.id) is altered
+    assert store.count_all(collection.id, (0, 1), 2) == 18, "its rows are where they were"
 
 
 def test_the_largest_segment_goes_when_memory_is_short(

@@ -26,6 +26,22 @@ class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METRIC_COSINE: _ClassVar[Metric]
     METRIC_DOT: _ClassVar[Metric]
     METRIC_EUCLIDEAN: _ClassVar[Metric]
+
+class IndexKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INDEX_KIND_UNSPECIFIED: _ClassVar[IndexKind]
+    INDEX_KIND_AUTO: _ClassVar[IndexKind]
+    INDEX_KIND_HNSW: _ClassVar[IndexKind]
+    INDEX_KIND_IVF_PQ: _ClassVar[IndexKind]
+    INDEX_KIND_EXACT: _ClassVar[IndexKind]
+
+class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENCODING_UNSPECIFIED: _ClassVar[Encoding]
+    ENCODING_AUTO: _ClassVar[Encoding]
+    ENCODING_FLOAT32: _ClassVar[Encoding]
+    ENCODING_FLOAT16: _ClassVar[Encoding]
+    ENCODING_SQ8: _ClassVar[Encoding]
 MODE_UNSPECIFIED: Mode
 MODE_UPSERT: Mode
 MODE_INSERT: Mode
@@ -37,6 +53,16 @@ METRIC_UNSPECIFIED: Metric
 METRIC_COSINE: Metric
 METRIC_DOT: Metric
 METRIC_EUCLIDEAN: Metric
+INDEX_KIND_UNSPECIFIED: IndexKind
+INDEX_KIND_AUTO: IndexKind
+INDEX_KIND_HNSW: IndexKind
+INDEX_KIND_IVF_PQ: IndexKind
+INDEX_KIND_EXACT: IndexKind
+ENCODING_UNSPECIFIED: Encoding
+ENCODING_AUTO: Encoding
+ENCODING_FLOAT32: Encoding
+ENCODING_FLOAT16: Encoding
+ENCODING_SQ8: Encoding
 
 class Consistency(_message.Message):
     __slots__ = ("at_least", "strong", "as_of", "as_of_time")
@@ -350,33 +376,116 @@ class GetTransactionResponse(_message.Message):
     reason: str
     def __init__(self, state: _Optional[str] = ..., commit_ts: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class IndexOptions(_message.Message):
+    __slots__ = ("kind", "encoding", "m", "ef_construction", "lists")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    M_FIELD_NUMBER: _ClassVar[int]
+    EF_CONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    LISTS_FIELD_NUMBER: _ClassVar[int]
+    kind: IndexKind
+    encoding: Encoding
+    m: int
+    ef_construction: int
+    lists: int
+    def __init__(self, kind: _Optional[_Union[IndexKind, str]] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., m: _Optional[int] = ..., ef_construction: _Optional[int] = ..., lists: _Optional[int] = ...) -> None: ...
+
 class Collection(_message.Message):
-    __slots__ = ("name", "dimension", "metric", "shards", "created_ts")
+    __slots__ = ("name", "dimension", "metric", "shards", "created_ts", "index", "recall_target", "fields", "aliases")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     CREATED_TS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
     name: str
     dimension: int
     metric: Metric
     shards: _containers.RepeatedScalarFieldContainer[int]
     created_ts: int
-    def __init__(self, name: _Optional[str] = ..., dimension: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., shards: _Optional[_Iterable[int]] = ..., created_ts: _Optional[int] = ...) -> None: ...
+    index: IndexOptions
+    recall_target: float
+    fields: _containers.RepeatedScalarFieldContainer[str]
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., dimension: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., shards: _Optional[_Iterable[int]] = ..., created_ts: _Optional[int] = ..., index: _Optional[_Union[IndexOptions, _Mapping]] = ..., recall_target: _Optional[float] = ..., fields: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
-    __slots__ = ("name", "dimension", "metric", "shards", "if_absent")
+    __slots__ = ("name", "dimension", "metric", "shards", "if_absent", "index", "recall_target", "fields")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     IF_ABSENT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     dimension: int
     metric: Metric
     shards: int
     if_absent: bool
-    def __init__(self, name: _Optional[str] = ..., dimension: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., shards: _Optional[int] = ..., if_absent: _Optional[bool] = ...) -> None: ...
+    index: IndexOptions
+    recall_target: float
+    fields: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., dimension: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., shards: _Optional[int] = ..., if_absent: _Optional[bool] = ..., index: _Optional[_Union[IndexOptions, _Mapping]] = ..., recall_target: _Optional[float] = ..., fields: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FieldPaths(_message.Message):
+    __slots__ = ("paths",)
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, paths: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AlterCollectionRequest(_message.Message):
+    __slots__ = ("name", "index", "recall_target", "fields")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    index: IndexOptions
+    recall_target: float
+    fields: FieldPaths
+    def __init__(self, name: _Optional[str] = ..., index: _Optional[_Union[IndexOptions, _Mapping]] = ..., recall_target: _Optional[float] = ..., fields: _Optional[_Union[FieldPaths, _Mapping]] = ...) -> None: ...
+
+class AliasChange(_message.Message):
+    __slots__ = ("alias", "collection")
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    collection: str
+    def __init__(self, alias: _Optional[str] = ..., collection: _Optional[str] = ...) -> None: ...
+
+class UpdateAliasesRequest(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[AliasChange]
+    def __init__(self, changes: _Optional[_Iterable[_Union[AliasChange, _Mapping]]] = ...) -> None: ...
+
+class UpdateAliasesResponse(_message.Message):
+    __slots__ = ("commit_ts",)
+    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    commit_ts: int
+    def __init__(self, commit_ts: _Optional[int] = ...) -> None: ...
+
+class ListAliasesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListAliasesResponse(_message.Message):
+    __slots__ = ("aliases",)
+    class AliasesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    aliases: _containers.ScalarMap[str, str]
+    def __init__(self, aliases: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ListCollectionsRequest(_message.Message):
     __slots__ = ()
@@ -397,18 +506,43 @@ class GetCollectionRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., include_stats: _Optional[bool] = ...) -> None: ...
 
 class CollectionStats(_message.Message):
-    __slots__ = ("rows", "rows_indexed", "segments", "bytes_memory", "bytes_disk")
+    __slots__ = ("rows", "rows_indexed", "segments", "bytes_memory", "bytes_disk", "rows_dead", "kinds", "recall_target", "recall_measured", "recall_samples", "rows_building", "rows_built", "bytes_predicted", "bytes_resident")
+    class KindsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ROWS_INDEXED_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     BYTES_MEMORY_FIELD_NUMBER: _ClassVar[int]
     BYTES_DISK_FIELD_NUMBER: _ClassVar[int]
+    ROWS_DEAD_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
+    RECALL_MEASURED_FIELD_NUMBER: _ClassVar[int]
+    RECALL_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_BUILDING_FIELD_NUMBER: _ClassVar[int]
+    ROWS_BUILT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PREDICTED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_RESIDENT_FIELD_NUMBER: _ClassVar[int]
     rows: int
     rows_indexed: int
     segments: int
     bytes_memory: int
     bytes_disk: int
-    def __init__(self, rows: _Optional[int] = ..., rows_indexed: _Optional[int] = ..., segments: _Optional[int] = ..., bytes_memory: _Optional[int] = ..., bytes_disk: _Optional[int] = ...) -> None: ...
+    rows_dead: int
+    kinds: _containers.ScalarMap[str, int]
+    recall_target: float
+    recall_measured: float
+    recall_samples: int
+    rows_building: int
+    rows_built: int
+    bytes_predicted: int
+    bytes_resident: int
+    def __init__(self, rows: _Optional[int] = ..., rows_indexed: _Optional[int] = ..., segments: _Optional[int] = ..., bytes_memory: _Optional[int] = ..., bytes_disk: _Optional[int] = ..., rows_dead: _Optional[int] = ..., kinds: _Optional[_Mapping[str, int]] = ..., recall_target: _Optional[float] = ..., recall_measured: _Optional[float] = ..., recall_samples: _Optional[int] = ..., rows_building: _Optional[int] = ..., rows_built: _Optional[int] = ..., bytes_predicted: _Optional[int] = ..., bytes_resident: _Optional[int] = ...) -> None: ...
 
 class GetCollectionResponse(_message.Message):
     __slots__ = ("collection", "stats")

@@ -109,10 +109,25 @@ class VectorDBStub:
                 request_serializer=vector__db_dot_v1_dot_vector__db__pb2.GetCollectionRequest.SerializeToString,
                 response_deserializer=vector__db_dot_v1_dot_vector__db__pb2.GetCollectionResponse.FromString,
                 _registered_method=True)
+        self.AlterCollection = channel.unary_unary(
+                '/vector_db.v1.VectorDB/AlterCollection',
+                request_serializer=vector__db_dot_v1_dot_vector__db__pb2.AlterCollectionRequest.SerializeToString,
+                response_deserializer=vector__db_dot_v1_dot_vector__db__pb2.Collection.FromString,
+                _registered_method=True)
         self.DropCollection = channel.unary_unary(
                 '/vector_db.v1.VectorDB/DropCollection',
                 request_serializer=vector__db_dot_v1_dot_vector__db__pb2.DropCollectionRequest.SerializeToString,
                 response_deserializer=vector__db_dot_v1_dot_vector__db__pb2.DropCollectionResponse.FromString,
+                _registered_method=True)
+        self.UpdateAliases = channel.unary_unary(
+                '/vector_db.v1.VectorDB/UpdateAliases',
+                request_serializer=vector__db_dot_v1_dot_vector__db__pb2.UpdateAliasesRequest.SerializeToString,
+                response_deserializer=vector__db_dot_v1_dot_vector__db__pb2.UpdateAliasesResponse.FromString,
+                _registered_method=True)
+        self.ListAliases = channel.unary_unary(
+                '/vector_db.v1.VectorDB/ListAliases',
+                request_serializer=vector__db_dot_v1_dot_vector__db__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=vector__db_dot_v1_dot_vector__db__pb2.ListAliasesResponse.FromString,
                 _registered_method=True)
 
 
@@ -221,7 +236,27 @@ class VectorDBServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AlterCollection(self, request, context):
+        """Changes what a collection wants of its indexes, online.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DropCollection(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAliases(self, request, context):
+        """Sets, switches and removes aliases, all at once. An alias is taken where a collection's name is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliases(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,10 +340,25 @@ def add_VectorDBServicer_to_server(servicer, server):
                     request_deserializer=vector__db_dot_v1_dot_vector__db__pb2.GetCollectionRequest.FromString,
                     response_serializer=vector__db_dot_v1_dot_vector__db__pb2.GetCollectionResponse.SerializeToString,
             ),
+            'AlterCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterCollection,
+                    request_deserializer=vector__db_dot_v1_dot_vector__db__pb2.AlterCollectionRequest.FromString,
+                    response_serializer=vector__db_dot_v1_dot_vector__db__pb2.Collection.SerializeToString,
+            ),
             'DropCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.DropCollection,
                     request_deserializer=vector__db_dot_v1_dot_vector__db__pb2.DropCollectionRequest.FromString,
                     response_serializer=vector__db_dot_v1_dot_vector__db__pb2.DropCollectionResponse.SerializeToString,
+            ),
+            'UpdateAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAliases,
+                    request_deserializer=vector__db_dot_v1_dot_vector__db__pb2.UpdateAliasesRequest.FromString,
+                    response_serializer=vector__db_dot_v1_dot_vector__db__pb2.UpdateAliasesResponse.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=vector__db_dot_v1_dot_vector__db__pb2.ListAliasesRequest.FromString,
+                    response_serializer=vector__db_dot_v1_dot_vector__db__pb2.ListAliasesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -727,6 +777,33 @@ class VectorDB:
             _registered_method=True)
 
     @staticmethod
+    def AlterCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vector_db.v1.VectorDB/AlterCollection',
+            vector__db_dot_v1_dot_vector__db__pb2.AlterCollectionRequest.SerializeToString,
+            vector__db_dot_v1_dot_vector__db__pb2.Collection.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DropCollection(request,
             target,
             options=(),
@@ -743,6 +820,60 @@ class VectorDB:
             '/vector_db.v1.VectorDB/DropCollection',
             vector__db_dot_v1_dot_vector__db__pb2.DropCollectionRequest.SerializeToString,
             vector__db_dot_v1_dot_vector__db__pb2.DropCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vector_db.v1.VectorDB/UpdateAliases',
+            vector__db_dot_v1_dot_vector__db__pb2.UpdateAliasesRequest.SerializeToString,
+            vector__db_dot_v1_dot_vector__db__pb2.UpdateAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vector_db.v1.VectorDB/ListAliases',
+            vector__db_dot_v1_dot_vector__db__pb2.ListAliasesRequest.SerializeToString,
+            vector__db_dot_v1_dot_vector__db__pb2.ListAliasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

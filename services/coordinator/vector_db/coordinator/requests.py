@@ -8,6 +8,7 @@ from collections.abc import Callable
 from vector_db.common.core.domain import majority
 from vector_db.common.core.messages import (
     AbortRequest,
+    AlterCollectionRequest,
     AnyMessage,
     CatalogReply,
     CatalogRequest,
@@ -16,22 +17,22 @@ from vector_db.common.core.messages import (
     CreateCollectionRequest,
     DropCollectionRequest,
     Member,
+    SetAliasesRequest,
     StrongReply,
     StrongRequest,
     TxnStatusRequest,
 )
 from vector_db.common.core.placement import place_collection
 from vector_db.common.core.subjects import worker
-from vector_db.common.model.collection import Metric
 from vector_db.common.model.errors import (
     AlreadyExists,
     InvalidArgument,
-    NotFound,
     Unavailable,
     VectorDBError,
 )
 from vector_db.common.model.ids import IDEMPOTENCY_COLLECTION, validate_collection_name
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
+from vector_db.coordinator.core.catalog import aliases_after, altered, check_create, to_drop
 from vector_db.coordinator.term import CATALOG_TIMEOUT_S, ShardChoice, Term
 
 CONFIRM_TIMEOUT_S = 2.0
@@ -60,10 +61,15 @@ class Requests:
                 await self._create(message)
                 return self._catalog()
             case DropCollectionRequest():
-                collection = self._term.state.by_name(message.name)
-                if collection is None:
-                    raise NotFound(f"collection {message.name!r} does not exist")
-                await self._term.drop(collection)
+                await self._term.drop(lambda: to_drop(self._term.state, message.name))
+                return self._catalog()
+            case AlterCollectionRequest():
+                await self._term.alter(lambda: altered(self._term.state, message))
+                return self._catalog()
+            case SetAliasesRequest():
+                await self._term.set_aliases(
+                    lambda: aliases_after(self._term.state, message.changes)
+                )
                 return self._catalog()
             case TxnStatusRequest():
                 return self._term.status(message)
@@ -91,9 +97,7 @@ class Requests:
         if asked.name != IDEMPOTENCY_COLLECTION:
             validate_collection_name(asked.name)
         try:
-            await self._term.create(
-                asked.name, asked.dimension, Metric(asked.metric), lambda: self._choose(asked)
-            )
+            await self._term.create(asked, lambda: self._choose(asked))
         except AlreadyExists:
             existing = self._term.state.by_name(asked.name)
             if not asked.if_absent or existing is None:
@@ -102,8 +106,7 @@ class Requests:
 
     def _choose(self, asked: CreateCollectionRequest) -> ShardChoice:
         """The shards of a new collection; runs under the catalog lock."""
-        if self._term.state.by_name(asked.name) is not None:
-            raise AlreadyExists(f"collection {asked.name!r} exists already")
+        check_create(self._term.state, asked)
         if not self._term.sequencer.placement_settled:
             raise Unavailable("the placement is changing, try again")
         alive = sorted(m.worker for m in self._members() if m.ready)

@@ -16,6 +16,7 @@ from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
     AbortRequest,
     Beat,
+    CreateCollectionRequest,
     Durable,
     NeedTakeover,
     Outcome,
@@ -32,7 +33,7 @@ from vector_db.common.core.subjects import (
     shard_log,
 )
 from vector_db.common.model.collection import Collection, Metric
-from vector_db.common.model.errors import Unavailable
+from vector_db.common.model.errors import Unavailable, VectorDBError
 from vector_db.common.model.ids import make_ts
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, LogMissing
 from vector_db.coordinator.core.sequencer import Effects, Sequencer
@@ -112,9 +113,9 @@ class Term:
             self._lost.set_exception(TermLost(reason))
 
     async def create(
-        self, name: str, dimension: int, metric: Metric, choose: Callable[[], ShardChoice]
+        self, asked: CreateCollectionRequest, choose: Callable[[], ShardChoice]
     ) -> Collection:
-        """Create a collection; `choose` picks its shards once the last placement is settled.
+        """Create a collection; `choose` judges what is asked for and picks the shards.
 
         :raises Unavailable: the term ends before it is decided and durable.
         """
@@ -127,20 +128,57 @@ class Term:
                     raise Unavailable("the broker does not answer, nothing was created") from error
             token, future = self._expect_reply()
             self._carry_out(
-                self.sequencer.create_collection(name, dimension, metric, shards, replicas, token)
+                self.sequencer.create_collection(
+                    asked.name,
+                    asked.dimension,
+                    Metric(asked.metric),
+                    shards,
+                    replicas,
+                    token,
+                    asked.index,
+                    asked.recall_target,
+                    asked.fields,
+                )
             )
             collection = await self._reply(future)
         if collection is None:
             raise Unavailable("the collection was not created")
         return collection
 
-    async def drop(self, collection: Collection) -> int:
-        """Drop a collection: the drop's commit_ts."""
+    async def drop(self, find: Callable[[], Collection]) -> None:
+        """Drop the collection that `find` gives once it is this change's turn.
+
+        :raises Unavailable: it is not known to be durable.
+        """
+        await self._change(lambda token: self.sequencer.drop_collection(find(), token))
+
+    async def alter(self, make: Callable[[], Collection]) -> None:
+        """Put the catalog entry that `make` gives in the place of the one with its id.
+
+        :raises Unavailable: it is not known to be durable.
+        """
+        await self._change(lambda token: self.sequencer.alter_collection(make(), token))
+
+    async def set_aliases(self, make: Callable[[], dict[str, int]]) -> None:
+        """Put the aliases that `make` gives in the place of all.
+
+        :raises Unavailable: it is not known to be durable.
+        """
+        await self._change(lambda token: self.sequencer.set_aliases(make(), token))
+
+    async def _change(self, decide: Callable[[int], Effects]) -> None:
+        """One change of the catalog at a time: decided in its turn, and awaited."""
         async with self._catalog_lock:
+            if not self.sequencer.placement_settled:
+                raise Unavailable("the placement is changing, try again")
             token, future = self._expect_reply()
-            self._carry_out(self.sequencer.drop_collection(collection, token))
+            try:
+                effects = decide(token)
+            except VectorDBError:
+                del self._replies[token]
+                raise
+            self._carry_out(effects)
             await self._reply(future)
-            return self.sequencer.state.catalog_ts
 
     async def wait_stable(self, ts: int, timeout_s: float) -> None:
         """Until `stable_ts` reaches `ts`.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from vector_db.common.model.collection import Collection
+from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions
 from vector_db.gateway.core.requests import (
+    CollectionChange,
     CollectionStats,
     Consistency,
     Delete,
@@ -28,7 +29,8 @@ class RowsApi(Protocol):
     In a transaction writes are staged (`WriteResult.commit_ts` 0) and visible to its own reads
     only; reads are of its snapshot, so a `Consistency` other than the default is InvalidArgument,
     and so is an idempotency key, which goes with the commit. All calls raise `VectorDBError`
-    subclasses only; NotFound for an unknown collection.
+    subclasses only; NotFound for an unknown collection. An alias is taken where a collection's name
+    is, and stands for its collection of the moment of the call.
     """
 
     async def write(
@@ -120,15 +122,50 @@ class DatabaseApi(RowsApi, Protocol):
     """All calls raise `VectorDBError` subclasses only; NotFound for an unknown collection."""
 
     async def create_collection(
-        self, name: str, dimension: int, metric: str, shards: int = 0, if_absent: bool = False
+        self,
+        name: str,
+        dimension: int,
+        metric: str,
+        shards: int = 0,
+        if_absent: bool = False,
+        *,
+        index: IndexOptions = IndexOptions(),
+        recall_target: float = RECALL_TARGET,
+        fields: tuple[str, ...] = (),
     ) -> Collection:
         """`shards` 0: one per active worker.
 
-        :raises AlreadyExists: the name is taken (unless `if_absent`; then the one that exists).
+        :raises AlreadyExists: the name is taken, perhaps by an alias (unless `if_absent`; then
+            the collection that has it).
+        :raises InvalidArgument: something of it is out of its bounds.
+        """
+
+    async def alter_collection(self, name: str, change: CollectionChange) -> Collection:
+        """The collection as it is then; its rows and all transactions on it go on.
+
+        :raises InvalidArgument: nothing to change, or something is out of its bounds.
         """
 
     async def drop_collection(self, name: str) -> int:
-        """The commit_ts of the drop."""
+        """The commit_ts of the drop, with which its aliases end.
+
+        :raises InvalidArgument: `name` is an alias.
+        """
+
+    async def set_aliases(self, changes: Mapping[str, str | None]) -> int:
+        """Alias → collection (None removes it), all at once: the commit_ts.
+
+        :raises NotFound: a collection, or an alias to be removed, does not exist.
+        :raises AlreadyExists: a collection has the name of an alias.
+        :raises InvalidArgument: no changes, an alias of an alias, or no name for one.
+        :raises TooLarge: too many aliases.
+        """
+
+    async def aliases(self) -> dict[str, str]:
+        """Alias → name of its collection, by alias."""
+
+    def aliases_of(self, collection: Collection) -> tuple[str, ...]:
+        """The aliases of a collection that was answered just now, sorted."""
 
     async def collections(self) -> list[Collection]: ...
 

@@ -61,6 +61,7 @@ class ClusterView:
         self._by_name: dict[str, Collection] = {}
         self._hidden: dict[str, Collection] = {}
         self._by_id: dict[int, Collection] = {}
+        self._by_alias: dict[str, Collection] = {}
         self._announced_catalog_ts = 0
         self._wall = (0, 0.0)
         self._heard_s = float("-inf")
@@ -243,6 +244,7 @@ class ClusterView:
         hidden = {c.name: c for c in reply.collections if c.name.startswith(HIDDEN_PREFIX)}
         self._by_name = {c.name: c for c in reply.collections if c.name not in hidden}
         self._hidden = hidden
+        self._by_alias = {a: self._by_id[i] for a, i in reply.aliases.items()}
         self.replicas = reply.replicas
 
     async def refresh(self) -> None:
@@ -278,15 +280,65 @@ class ClusterView:
             await self.refresh()
         return self._hidden.get(name)
 
+    def aliases(self) -> dict[str, str]:
+        """Alias → name of the collection that it stands for, by alias."""
+        return {alias: self._by_alias[alias].name for alias in sorted(self._by_alias)}
+
+    def aliases_of(self, collection: Collection) -> tuple[str, ...]:
+        """The aliases that stand for the collection, sorted."""
+        return tuple(sorted(a for a, c in self._by_alias.items() if c.id == collection.id))
+
+    def is_alias(self, name: str) -> bool:
+        """Whether the name is an alias in the catalog that is here."""
+        return name in self._by_alias
+
     async def collection(self, name: str) -> Collection:
-        """The collection of that name; asks the sequencer before it says that there is none.
+        """The collection of that name or alias; asks the sequencer before it says there is none.
 
         :raises NotFound: there is none, or it is hidden.
+        :raises Unavailable: what an alias stands for is not durable in time.
         """
-        found = self._by_name.get(name)
-        if found is None or self._announced_catalog_ts != self.catalog_ts:
+        if (found := self._by_name.get(name)) and self._announced_catalog_ts == self.catalog_ts:
+            return found
+        return (await self.named((name,)))[name]
+
+    async def named(self, names: Iterable[str]) -> dict[str, Collection]:
+        """The collections of these names and aliases, all as one state of the catalog has them.
+
+        What an alias stands for is told only once nothing can undo it.
+
+        :raises NotFound: there is none of a name, or it is hidden.
+        :raises Unavailable: what an alias stands for is not durable in time.
+        """
+        wanted = tuple(dict.fromkeys(names))
+        while True:
+            if self._announced_catalog_ts != self.catalog_ts or not all(map(self._knows, wanted)):
+                await self.refresh()
+            for name in wanted:
+                if not self._knows(name):
+                    raise NotFound(f"collection {name!r} does not exist")
+            found = {name: self._by_alias.get(name) or self._by_name[name] for name in wanted}
+            if self.catalog_ts <= self.stable_ts or self._by_alias.keys().isdisjoint(wanted):
+                return found
+            term = 0 if self.reply is None else self.reply.term
+            await self.wait_stable(self.catalog_ts)
+            if self.term <= term:
+                return found
+            # Another term's snapshot is past it: that term may have undone the change.
+
+    def _knows(self, name: str) -> bool:
+        return name in self._by_name or name in self._by_alias
+
+    async def with_id(self, collection_id: int) -> Collection | None:
+        """The collection with that id; asks the sequencer before it says that there is none."""
+        if collection_id not in self._by_id or self._announced_catalog_ts != self.catalog_ts:
             await self.refresh()
-            found = self._by_name.get(name)
-        if found is None:
-            raise NotFound(f"collection {name!r} does not exist")
-        return found
+        return self._by_id.get(collection_id)
+
+    async def moved_on(self, known_ts: int) -> bool:
+        """Whether the catalog has aliases and is not the one of `known_ts`: asks the sequencer."""
+        if not self._by_alias:
+            return False
+        with contextlib.suppress(Unavailable):  # nobody who could have changed it leads
+            await self.refresh()
+        return self.catalog_ts != known_ts

@@ -9,30 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from vector_db.common.core.messages import CreateCollectionRequest, DropCollectionRequest
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import (
     Conflict,
     InvalidArgument,
-    NotFound,
     PreconditionFailed,
     Unavailable,
 )
-from vector_db.common.model.ids import (
-    HIDDEN_PREFIX,
-    txn_deadline_ms,
-    txn_term,
-    validate_collection_name,
-)
+from vector_db.common.model.ids import txn_deadline_ms, txn_term
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import RowBlock
 from vector_db.common.ports import Bus
 from vector_db.common.service.config import TransactionsConfig
+from vector_db.gateway.catalog import CatalogCalls, again_if_moved
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.core.operations import Operations
 from vector_db.gateway.core.partition import ShardPart, block_of, partition
 from vector_db.gateway.core.requests import (
-    CollectionStats,
     Consistency,
     Delete,
     Idempotency,
@@ -45,7 +38,6 @@ from vector_db.gateway.core.token import Token, decode_token, encode_token, sign
 from vector_db.gateway.idempotency import IdempotentWrites, Planned
 from vector_db.gateway.open_transaction import ResumedTransaction
 from vector_db.gateway.reads import Reader
-from vector_db.gateway.row_reads import SnapshotReads
 from vector_db.gateway.settlement import Settlement
 from vector_db.gateway.snapshots import Snapshots
 from vector_db.gateway.staging import Stager
@@ -55,7 +47,7 @@ PATCH_RETRIES_MAX = 8
 STATUS_STABLE_TIMEOUT_S = 1.0
 
 
-class Database(SnapshotReads):
+class Database(CatalogCalls):
     """One gateway's `DatabaseApi`."""
 
     def __init__(
@@ -82,49 +74,6 @@ class Database(SnapshotReads):
             view, transactions, reader, random, config.idempotency_ttl_s
         )
 
-    # --- collections ------------------------------------------------------------------------------
-
-    async def create_collection(
-        self, name: str, dimension: int, metric: str, shards: int = 0, if_absent: bool = False
-    ) -> Collection:
-        """See `DatabaseApi.create_collection`."""
-        validate_collection_name(name)
-        if not 1 <= dimension <= self._limits.dimension_max:
-            raise InvalidArgument(
-                f"dimension: {dimension}, the limits are 1 and dimension_max = "
-                f"{self._limits.dimension_max}"
-            )
-        request = CreateCollectionRequest(name, dimension, metric, shards, if_absent)
-        self._view.take_catalog(await self._view.ask(request))
-        return await self._view.collection(name)
-
-    async def drop_collection(self, name: str) -> int:
-        """See `DatabaseApi.drop_collection`."""
-        if name.startswith(HIDDEN_PREFIX):
-            raise NotFound(f"collection {name!r} does not exist")
-        self._view.take_catalog(await self._view.ask(DropCollectionRequest(name)))
-        return self._view.catalog_ts
-
-    async def collections(self) -> list[Collection]:
-        """See `DatabaseApi.collections`."""
-        await self._view.refresh()
-        return self._view.collections()
-
-    async def collection(self, name: str) -> Collection:
-        """See `DatabaseApi.collection`."""
-        return await self._view.collection(name)
-
-    async def stats(self, name: str) -> CollectionStats:
-        """See `DatabaseApi.stats`."""
-        reply = await self._reader.stats(await self._view.collection(name))
-        return CollectionStats(
-            rows=reply.rows,
-            rows_indexed=reply.rows_indexed,
-            segments=reply.segments,
-            bytes_memory=reply.bytes_memory,
-            bytes_disk=reply.bytes_disk,
-        )
-
     # --- snapshots --------------------------------------------------------------------------------
 
     async def _snapshot(self, collection: Collection, consistency: Consistency) -> int:
@@ -137,15 +86,24 @@ class Database(SnapshotReads):
     async def _cursor_snapshot(self, snapshot_ts: int) -> None:
         await self._snapshots.reach(snapshot_ts, "cursor")
 
+    # --- reads ------------------------------------------------------------------------------------
+
+    query = again_if_moved(CatalogCalls.query)
+    fetch = again_if_moved(CatalogCalls.fetch)
+    count = again_if_moved(CatalogCalls.count)
+    scroll = again_if_moved(CatalogCalls.scroll)
+
     # --- writes -----------------------------------------------------------------------------------
 
+    @again_if_moved
     async def write(
         self, operations: Sequence[Upsert | Delete], idempotency: Idempotency | None = None
     ) -> WriteResult:
         """See `RowsApi.write`."""
         given = Operations(self._limits, len(operations))
+        found = await self._view.named(o.collection for o in operations)
         for i, operation in enumerate(operations):
-            given.add(operation, await self._view.collection(operation.collection), i)
+            given.add(operation, found[operation.collection], i)
         blocks = [(block_of(o, c), c) for o, c in given.checked]
         if idempotency is not None:
             return await self._write_once(given, blocks, idempotency)
@@ -186,6 +144,7 @@ class Database(SnapshotReads):
         done = await self._transactions.commit(attempt, mode, snapshot_ts)
         return WriteResult(written + done.deleted, done.commit_ts)
 
+    @again_if_moved
     async def delete_where(
         self, collection: str, filter: dict[str, Any], idempotency: Idempotency | None = None
     ) -> WriteResult:
@@ -210,6 +169,7 @@ class Database(SnapshotReads):
                     raise
         raise Conflict("lost against other transactions")
 
+    @again_if_moved
     async def patch_metadata(
         self,
         collection: str,

@@ -169,9 +169,9 @@ class ResumedTransaction(SnapshotReads):
         _refuse_key(idempotency)
         async with self._call():
             given = Operations(self._limits, len(operations))
+            found = await self._view.named(o.collection for o in operations)
             for i, operation in enumerate(operations):
-                collection = await self._view.collection(operation.collection)
-                given.add(operation, collection, i)
+                given.add(operation, found[operation.collection], i)
             count = 0
             for operation, collection in given.checked:
                 snapshot_ts = self._known_then(collection)

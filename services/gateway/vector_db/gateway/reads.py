@@ -35,6 +35,7 @@ from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.coalesce import Coalescer, Send, Shape
 from vector_db.gateway.core.hits import hits_of, merge_hits
 from vector_db.gateway.core.requests import Hits
+from vector_db.gateway.core.stats import stats_sum
 
 READ_TIMEOUTS_S = (5.0, 10.0, 15.0)
 """A read that is not answered is asked again: its worker may have been restarted meanwhile."""
@@ -279,13 +280,7 @@ class Reader:
                 for replica, shards in self._routes(collection).items()
             )
         )
-        return StatsReply(
-            rows=sum(r.rows for r in replies),
-            rows_indexed=sum(r.rows_indexed for r in replies),
-            segments=sum(r.segments for r in replies),
-            bytes_memory=sum(r.bytes_memory for r in replies),
-            bytes_disk=sum(r.bytes_disk for r in replies),
-        )
+        return stats_sum(replies)
 
 
 def _part(overlay: Overlay | None, shards: tuple[int, ...]) -> Overlay | None:

@@ -19,7 +19,13 @@ from vector_db.common.model.errors import InvalidArgument, NotFound, Preconditio
 from vector_db.common.model.limits import Limits
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.coalesce import Shape
-from vector_db.gateway.core.cursor import Cursor, decode_cursor, encode_cursor, filter_hash
+from vector_db.gateway.core.cursor import (
+    Cursor,
+    decode_cursor,
+    encode_cursor,
+    filter_hash,
+    parse_cursor,
+)
 from vector_db.gateway.core.patch import patched_metadata
 from vector_db.gateway.core.requests import (
     Consistency,
@@ -66,12 +72,31 @@ class SnapshotReads:
         """The transaction that a scroll's cursors belong to."""
         return b""
 
+    # --- names ------------------------------------------------------------------------------------
+
+    async def _found(self, name: str, consistency: Consistency) -> tuple[Collection, int]:
+        """The collection of a read, and its snapshot."""
+        collection = await self._view.collection(name)
+        return collection, await self._snapshot(collection, consistency)
+
+    async def _begun_in(self, name: str, cursor: str) -> Collection:
+        """The collection of a scroll, which stays the same when its alias is switched.
+
+        :raises NotFound: it was dropped.
+        """
+        begun = parse_cursor(cursor)
+        if not begun.alias or begun.alias != name:
+            return await self._view.collection(name)
+        found = await self._view.with_id(begun.collection_id)
+        if found is None:
+            raise NotFound("the collection that the scroll began in was dropped")
+        return found
+
     # --- reads ------------------------------------------------------------------------------------
 
     async def query(self, query: Query) -> QueryResult:
         """See `RowsApi.query`."""
-        collection = await self._view.collection(query.collection)
-        snapshot_ts = await self._snapshot(collection, query.consistency)
+        collection, snapshot_ts = await self._found(query.collection, query.consistency)
         overlay = self._overlay()
         vectors = query.vectors
         k = query.k
@@ -110,8 +135,7 @@ class SnapshotReads:
         include_vectors: bool = True,
     ) -> Rows:
         """See `RowsApi.fetch`."""
-        found = await self._view.collection(collection)
-        snapshot_ts = await self._snapshot(found, consistency)
+        found, snapshot_ts = await self._found(collection, consistency)
         distinct = list(dict.fromkeys(ids))
         rows = await self._fetch_at(found, distinct, snapshot_ts, include_vectors)
         self._note_read(found, distinct)
@@ -121,8 +145,7 @@ class SnapshotReads:
         self, collection: str, filter: dict[str, Any] | None, consistency: Consistency
     ) -> tuple[int, int]:
         """See `RowsApi.count`."""
-        found = await self._view.collection(collection)
-        snapshot_ts = await self._snapshot(found, consistency)
+        found, snapshot_ts = await self._found(collection, consistency)
         text = b"" if filter is None else orjson.dumps(filter)
         count = await self._reader.count(found, snapshot_ts, text, self._overlay())
         self._note_read(found, None)
@@ -138,12 +161,12 @@ class SnapshotReads:
         include_vectors: bool = True,
     ) -> Page:
         """See `RowsApi.scroll`."""
-        found = await self._view.collection(collection)
         text = b"" if filter is None else orjson.dumps(filter)
         after = b""
         if cursor is None:
-            snapshot_ts = await self._snapshot(found, consistency)
+            found, snapshot_ts = await self._found(collection, consistency)
         else:
+            found = await self._begun_in(collection, cursor)
             position = decode_cursor(cursor, found.id, text, self._txn_id())
             snapshot_ts, after = position.snapshot_ts, position.after
             await self._cursor_snapshot(snapshot_ts)
@@ -162,7 +185,10 @@ class SnapshotReads:
             None if rows.vectors is None else rows.vectors[:limit],
             snapshot_ts,
         )
-        position = Cursor(1, found.id, snapshot_ts, kept.ids[-1], filter_hash(text), self._txn_id())
+        alias = "" if collection == found.name else collection
+        position = Cursor(
+            1, found.id, snapshot_ts, kept.ids[-1], filter_hash(text), self._txn_id(), alias
+        )
         return Page(kept, encode_cursor(position))
 
     # --- what writes read first -------------------------------------------------------------------

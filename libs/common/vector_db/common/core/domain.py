@@ -46,6 +46,10 @@ class DomainState(msgspec.Struct, frozen=True):
             return self.collections.get(aliased)
         return next((c for c in self.collections.values() if c.name == name), None)
 
+    def aliases_of(self, collection_id: int) -> tuple[str, ...]:
+        """The aliases that stand for a collection, sorted."""
+        return tuple(sorted(a for a, i in self.aliases.items() if i == collection_id))
+
     def shards_of(self, worker: str) -> tuple[int, ...]:
         """Shards that `worker` holds a replica of, sorted."""
         return tuple(sorted(s for s, workers in self.replicas.items() if worker in workers))

@@ -12,7 +12,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions
+from vector_db.common.model.collection import (
+    RECALL_TARGET,
+    Collection,
+    IndexChange,
+    IndexOptions,
+)
 from vector_db.common.model.rows import Blob, Buffer, RowBlock
 
 
@@ -351,10 +356,10 @@ class CreateCollectionRequest(Message, frozen=True):
 
 
 class AlterCollectionRequest(Message, frozen=True):
-    """None leaves a property as it is."""
+    """None leaves a property as it is. Merged by the sequencer, so no change undoes another."""
 
     name: str
-    index: IndexOptions | None = None
+    index: IndexChange | None = None
     recall_target: float | None = None
     fields: tuple[str, ...] | None = None
 

@@ -56,6 +56,21 @@ class IndexOptions(msgspec.Struct, frozen=True):
     lists: int = 0
 
 
+class IndexChange(msgspec.Struct, frozen=True):
+    """Some of `IndexOptions`; None leaves one as it is."""
+
+    kind: IndexKind | None = None
+    encoding: Encoding | None = None
+    m: int | None = None
+    ef_construction: int | None = None
+    lists: int | None = None
+
+    def of(self, options: IndexOptions) -> IndexOptions:
+        """`options` with what is given here in their place."""
+        given = {name: v for name, v in msgspec.structs.asdict(self).items() if v is not None}
+        return msgspec.structs.replace(options, **given)
+
+
 RECALL_TARGET = 0.95
 """Share of the true best k that an answer holds on average, unless a collection says otherwise."""
 

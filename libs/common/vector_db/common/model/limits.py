@@ -9,6 +9,15 @@ ID_BYTES_MAX = 512
 
 COLLECTION_NAME_CHARS_MAX = 128
 
+ALIASES_MAX = 1_000
+"""Aliases of a cluster: a change of one is a decision that carries them all."""
+
+INDEXED_FIELDS_MAX = 64
+"""Metadata paths with an inverted index, of one collection."""
+
+FIELD_PATH_BYTES_MAX = 512
+"""Longest of them, in UTF-8 bytes."""
+
 CHUNK_BYTES_MAX = 512 * 1024
 """Largest body of one PREPARE or STAGE record; measured best for JetStream (architecture, section
 8)."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from vector_db.common.core.domain import DomainState, majority
 from vector_db.common.core.messages import (
     Abort,
+    AlterCollection,
     Commit,
     CreateCollection,
     Decision,
@@ -26,12 +27,13 @@ from vector_db.common.core.messages import (
     DropCollection,
     Durable,
     Outcome,
+    SetAliases,
     SetPlacement,
     Takeover,
     TxnStatus,
     Vote,
 )
-from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions, Metric
 from vector_db.common.model.ids import make_ts, txn_deadline_ms, txn_term
 
 DECISIONS_PER_RECORD_MAX = 1024
@@ -206,11 +208,14 @@ class Sequencer:
         shards: tuple[int, ...],
         replicas: dict[int, tuple[str, ...]],
         token: int,
+        index: IndexOptions = IndexOptions(),
+        recall_target: float = RECALL_TARGET,
+        fields: tuple[str, ...] = (),
     ) -> Effects:
         """Decide a new collection on `shards`; `replicas` is the placement that it needs.
 
-        The shell has checked the name and chosen the shards; a placement that differs from today's
-        is decided first, and the collection is answered for once it is in force.
+        The shell has checked name and options and chosen the shards; a placement that differs from
+        today's is decided first, and the collection is answered for once it is in force.
         """
         effects = Effects()
         # Until a change is in force only the old shards (or the founders) are sure to be surveyed.
@@ -221,7 +226,7 @@ class Sequencer:
             self._decide(SetPlacement(ts, replicas))
             self._unreleased.append(_Unreleased(ts, known, founders=founders))
         ts = self._take_ts()
-        collection = Collection(ts, name, dimension, metric, shards)
+        collection = Collection(ts, name, dimension, metric, shards, index, recall_target, fields)
         self._decide(CreateCollection(ts, collection))
         reply = Reply(token, ts, collection)
         self._unreleased.append(_Unreleased(ts, known, reply=reply, founders=founders))
@@ -231,12 +236,26 @@ class Sequencer:
     def drop_collection(self, collection: Collection, token: int) -> Effects:
         """Decide the end of a collection; undecided transactions on it are aborted."""
         effects = Effects()
-        ts = self._take_ts()
-        self._decide(DropCollection(ts, collection.id))
-        reply = Reply(token, ts, collection)
-        self._unreleased.append(_Unreleased(ts, tuple(self.state.replicas), reply=reply))
+        self._change(DropCollection(self._take_ts(), collection.id), collection, token)
         for txn in [t for t in self._transactions.values() if collection.id in t.collections]:
             self._abort(txn, "not_found", f"collection {collection.name} was dropped", effects)
+        self._release(effects)
+        return effects
+
+    def alter_collection(self, collection: Collection, token: int) -> Effects:
+        """Decide another catalog entry for a collection that exists; transactions go on.
+
+        The shell has made it of the entry in force: what rows depend on is as it was.
+        """
+        effects = Effects()
+        self._change(AlterCollection(self._take_ts(), collection), collection, token)
+        self._release(effects)
+        return effects
+
+    def set_aliases(self, aliases: dict[str, int], token: int) -> Effects:
+        """Decide all aliases anew, at once; the shell has checked them."""
+        effects = Effects()
+        self._change(SetAliases(self._take_ts(), aliases), None, token)
         self._release(effects)
         return effects
 
@@ -328,6 +347,12 @@ class Sequencer:
     def _decide(self, decision: Decision) -> None:
         self._queue.append(decision)
         self.state = self.state.after(decision)
+
+    def _change(self, decision: Decision, collection: Collection | None, token: int) -> None:
+        """Decide a change of the catalog, answered for once it is durable."""
+        self._decide(decision)
+        reply = Reply(token, decision.ts, collection)
+        self._unreleased.append(_Unreleased(decision.ts, tuple(self.state.replicas), reply=reply))
 
     def _maybe_decide(self, txn: _Transaction, now_ms: int, effects: Effects) -> None:
         for shard, no in txn.no.items():

@@ -15,7 +15,8 @@ from vector_db.common.model.ids import TS_NEVER
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
     """`filter_hash` lets a cursor be refused when it comes back with another filter; `txn_id` (of
-    the open transaction that it was given in) when it leaves its transaction."""
+    the open transaction that it was given in) when it leaves its transaction. `alias`: by which
+    the collection was called, "" if by its name."""
 
     version: int
     collection_id: int
@@ -23,6 +24,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     after: bytes
     filter_hash: int
     txn_id: bytes = b""
+    alias: str = ""
 
 
 def filter_hash(filter: bytes) -> int:
@@ -35,10 +37,10 @@ def encode_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(cursor)).decode().rstrip("=")
 
 
-def decode_cursor(text: str, collection_id: int, filter: bytes, txn_id: bytes = b"") -> Cursor:
-    """The cursor in `text`.
+def parse_cursor(text: str) -> Cursor:
+    """The cursor in `text`, wherever it is from.
 
-    :raises InvalidArgument: not a cursor of this collection, filter and transaction.
+    :raises InvalidArgument: not a cursor.
     """
     try:
         raw = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4))
@@ -49,6 +51,15 @@ def decode_cursor(text: str, collection_id: int, filter: bytes, txn_id: bytes = 
         raise InvalidArgument("cursor: of a newer version of the database")
     if not 0 <= cursor.snapshot_ts <= TS_NEVER:
         raise InvalidArgument("cursor: of a snapshot that does not exist")
+    return cursor
+
+
+def decode_cursor(text: str, collection_id: int, filter: bytes, txn_id: bytes = b"") -> Cursor:
+    """The cursor in `text`.
+
+    :raises InvalidArgument: not a cursor of this collection, filter and transaction.
+    """
+    cursor = parse_cursor(text)
     if cursor.collection_id != collection_id:
         raise InvalidArgument("cursor: of another collection")
     if cursor.filter_hash != filter_hash(filter):

@@ -27,7 +27,7 @@ class Operations:
         """`count`: how many operations there are, which decides how places are named."""
         self._limits = limits
         self._count = count
-        self._seen: dict[str, list[bytes]] = {}
+        self._seen: dict[int, list[bytes]] = {}
         self.checked: list[tuple[Upsert | Delete, Collection]] = []
         """Those that have rows, each with its collection."""
         self.written = 0
@@ -48,10 +48,10 @@ class Operations:
         versions = operation.if_version
         if versions is not None and len(versions) != len(ids):
             raise InvalidArgument(f"{where}: {len(versions)} if_version for {len(ids)} rows")
-        if operation.collection in self._seen:
-            before = self._seen[operation.collection]
-            check_distinct(before + ids, f"{where} and those before it")
-        self._seen.setdefault(operation.collection, []).extend(ids)
+        # By id: a collection may be called by its name and by aliases in one write.
+        if collection.id in self._seen:
+            check_distinct(self._seen[collection.id] + ids, f"{where} and those before it")
+        self._seen.setdefault(collection.id, []).extend(ids)
         if ids:
             self.checked.append((operation, collection))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vector_db.common.model.collection import RECALL_TARGET, IndexChange
 from vector_db.common.model.rows import F32, I64
 
 Mode = Literal["upsert", "insert", "update"]
@@ -150,11 +151,33 @@ class OpenTransaction:
 
 
 @dataclass(frozen=True, slots=True)
+class CollectionChange:
+    """What is to be otherwise of a collection; None leaves it as it is."""
+
+    index: IndexChange | None = None
+    recall_target: float | None = None
+    fields: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionStats:
-    """Rows alive, how many of them are in an index, sealed segments, and what they take."""
+    """What a collection holds and takes, summed over its workers.
+
+    `rows` alive, `rows_indexed` of them as the collection's options want them, `rows_dead` kept for
+    reads of the past; `segments` sealed; `kinds`: rows alive by the way they are searched.
+    `recall_measured` None: not measured yet. `building`: (rows in builds under way, rows done).
+    """
 
     rows: int
     rows_indexed: int
     segments: int
     bytes_memory: int
     bytes_disk: int
+    rows_dead: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    recall_target: float = RECALL_TARGET
+    recall_measured: float | None = None
+    recall_samples: int = 0
+    building: tuple[int, int] = (0, 0)
+    bytes_predicted: int = 0
+    bytes_resident: int = 0

@@ -15,12 +15,14 @@ import numpy as np
 import orjson
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from vector_db.common.model.collection import Encoding, IndexChange, IndexKind
 from vector_db.common.model.errors import InvalidArgument, TooLarge
 from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.ids import validate_collection_name, validate_id
-from vector_db.common.model.limits import Limits
+from vector_db.common.model.limits import ALIASES_MAX, Limits
 from vector_db.common.model.rows import F32, I64
 from vector_db.gateway.core.requests import (
+    CollectionChange,
     Consistency,
     Delete,
     Isolation,
@@ -63,6 +65,20 @@ _METRICS: dict[int, str] = {
 }
 
 
+_KINDS: dict[int, IndexKind | None] = {
+    pb.INDEX_KIND_UNSPECIFIED: None,
+    pb.INDEX_KIND_AUTO: IndexKind.AUTO,
+    pb.INDEX_KIND_HNSW: IndexKind.HNSW,
+    pb.INDEX_KIND_IVF_PQ: IndexKind.IVF_PQ,
+    pb.INDEX_KIND_EXACT: IndexKind.EXACT,
+}
+_ENCODINGS: dict[int, Encoding | None] = {
+    pb.ENCODING_UNSPECIFIED: None,
+    pb.ENCODING_AUTO: Encoding.AUTO,
+    pb.ENCODING_FLOAT32: Encoding.FLOAT32,
+    pb.ENCODING_FLOAT16: Encoding.FLOAT16,
+    pb.ENCODING_SQ8: Encoding.SQ8,
+}
 _ISOLATIONS: dict[int, Isolation] = {
     pb.ISOLATION_UNSPECIFIED: "snapshot",
     pb.ISOLATION_SNAPSHOT: "snapshot",
@@ -91,6 +107,48 @@ def decode_metric(metric: int) -> str:
     if name is None:
         raise InvalidArgument(f"metric: {metric} is no metric")
     return name
+
+
+def decode_index(request: Any) -> IndexChange | None:
+    """What is given of index options; the numbers are checked by the database."""
+    if not request.HasField("index"):
+        return None
+    given = request.index
+    if given.kind not in _KINDS:
+        raise InvalidArgument(f"index.kind: {given.kind} is no kind of index")
+    if given.encoding not in _ENCODINGS:
+        raise InvalidArgument(f"index.encoding: {given.encoding} is no encoding")
+    return IndexChange(
+        _KINDS[given.kind],
+        _ENCODINGS[given.encoding],
+        given.m if given.HasField("m") else None,
+        given.ef_construction if given.HasField("ef_construction") else None,
+        given.lists if given.HasField("lists") else None,
+    )
+
+
+def decode_alter(request: Any) -> CollectionChange:
+    """What is to be otherwise of a collection."""
+    return CollectionChange(
+        decode_index(request),
+        request.recall_target if request.HasField("recall_target") else None,
+        tuple(request.fields.paths) if request.HasField("fields") else None,
+    )
+
+
+def decode_alias_changes(request: Any) -> dict[str, str | None]:
+    """Alias → collection, None removes it; each alias once."""
+    changes: dict[str, str | None] = {}
+    for i, change in enumerate(request.changes):
+        alias = validate_collection_name(change.alias, f"changes[{i}].alias")
+        if alias in changes:
+            raise InvalidArgument(f"changes[{i}].alias: {alias!r} is given twice")
+        place = f"changes[{i}].collection"
+        target = change.collection
+        changes[alias] = validate_collection_name(target, place) if target else None
+    if len(changes) > ALIASES_MAX:
+        raise TooLarge(f"changes: {len(changes)}, the limit aliases_max is {ALIASES_MAX}")
+    return changes
 
 
 def decode_ids(ids: Sequence[str], where: str, limits: Limits) -> list[bytes]:

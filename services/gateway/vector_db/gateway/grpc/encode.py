@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.model.collection import Collection, Encoding, IndexKind, Metric
 from vector_db.common.model.rows import F32
 from vector_db.gateway.core.requests import (
     CollectionStats,
@@ -25,6 +26,18 @@ _ISOLATIONS: dict[Isolation, Any] = {
     "snapshot": pb.ISOLATION_SNAPSHOT,
     "serializable": pb.ISOLATION_SERIALIZABLE,
 }
+_KINDS = {
+    IndexKind.AUTO: pb.INDEX_KIND_AUTO,
+    IndexKind.HNSW: pb.INDEX_KIND_HNSW,
+    IndexKind.IVF_PQ: pb.INDEX_KIND_IVF_PQ,
+    IndexKind.EXACT: pb.INDEX_KIND_EXACT,
+}
+_ENCODINGS = {
+    Encoding.AUTO: pb.ENCODING_AUTO,
+    Encoding.FLOAT32: pb.ENCODING_FLOAT32,
+    Encoding.FLOAT16: pb.ENCODING_FLOAT16,
+    Encoding.SQ8: pb.ENCODING_SQ8,
+}
 _METRICS = {
     Metric.COSINE: pb.METRIC_COSINE,
     Metric.DOT: pb.METRIC_DOT,
@@ -32,14 +45,25 @@ _METRICS = {
 }
 
 
-def encode_collection(collection: Collection) -> Any:
+def encode_collection(collection: Collection, aliases: Sequence[str]) -> Any:
     """A catalog entry."""
+    index = collection.index
     return pb.Collection(
         name=collection.name,
         dimension=collection.dimension,
         metric=_METRICS[collection.metric],
         shards=collection.shards,
         created_ts=collection.id,
+        index=pb.IndexOptions(
+            kind=_KINDS[index.kind],
+            encoding=_ENCODINGS[index.encoding],
+            m=index.m,
+            ef_construction=index.ef_construction,
+            lists=index.lists,
+        ),
+        recall_target=collection.recall_target,
+        fields=collection.fields,
+        aliases=aliases,
     )
 
 
@@ -51,6 +75,15 @@ def encode_stats(stats: CollectionStats) -> Any:
         segments=stats.segments,
         bytes_memory=stats.bytes_memory,
         bytes_disk=stats.bytes_disk,
+        rows_dead=stats.rows_dead,
+        kinds=stats.kinds,
+        recall_target=stats.recall_target,
+        recall_measured=stats.recall_measured,
+        recall_samples=stats.recall_samples,
+        rows_building=stats.building[0],
+        rows_built=stats.building[1],
+        bytes_predicted=stats.bytes_predicted,
+        bytes_resident=stats.bytes_resident,
     )
 
 

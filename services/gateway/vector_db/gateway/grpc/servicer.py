@@ -14,6 +14,12 @@ from typing import Any
 
 import grpc
 
+from vector_db.common.model.collection import (
+    RECALL_TARGET,
+    Collection,
+    IndexChange,
+    IndexOptions,
+)
 from vector_db.common.model.errors import InvalidArgument, NotFound
 from vector_db.common.model.ids import validate_collection_name, validate_id
 from vector_db.common.model.limits import Limits
@@ -64,7 +70,10 @@ class Servicer:
             ("CreateCollection", pb.CreateCollectionRequest, self._create_collection),
             ("ListCollections", pb.ListCollectionsRequest, self._list_collections),
             ("GetCollection", pb.GetCollectionRequest, self._get_collection),
+            ("AlterCollection", pb.AlterCollectionRequest, self._alter_collection),
             ("DropCollection", pb.DropCollectionRequest, self._drop_collection),
+            ("UpdateAliases", pb.UpdateAliasesRequest, self._update_aliases),
+            ("ListAliases", pb.ListAliasesRequest, self._list_aliases),
         ]
         return {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, request_type, call))
@@ -254,18 +263,36 @@ class Servicer:
             decode.decode_metric(request.metric),
             shards=request.shards,
             if_absent=request.if_absent,
+            index=(decode.decode_index(request) or IndexChange()).of(IndexOptions()),
+            recall_target=request.recall_target
+            if request.HasField("recall_target")
+            else RECALL_TARGET,
+            fields=tuple(request.fields),
         )
-        return encode.encode_collection(collection)
+        return self._shown(collection)
+
+    async def _alter_collection(self, request: Any) -> Any:
+        # An empty name changes nothing: the default collection must be named to change.
+        name = validate_collection_name(request.name)
+        return self._shown(await self._api.alter_collection(name, decode.decode_alter(request)))
+
+    async def _update_aliases(self, request: Any) -> Any:
+        commit_ts = await self._api.set_aliases(decode.decode_alias_changes(request))
+        return pb.UpdateAliasesResponse(commit_ts=commit_ts)
+
+    async def _list_aliases(self, request: Any) -> Any:
+        return pb.ListAliasesResponse(aliases=await self._api.aliases())
+
+    def _shown(self, collection: Collection) -> Any:
+        return encode.encode_collection(collection, self._api.aliases_of(collection))
 
     async def _list_collections(self, request: Any) -> Any:
         collections = await self._api.collections()
-        return pb.ListCollectionsResponse(
-            collections=[encode.encode_collection(c) for c in collections]
-        )
+        return pb.ListCollectionsResponse(collections=[self._shown(c) for c in collections])
 
     async def _get_collection(self, request: Any) -> Any:
         name = decode.decode_collection_name(request.name, "name")
-        collection = encode.encode_collection(await self._api.collection(name))
+        collection = self._shown(await self._api.collection(name))
         if not request.include_stats:
             return pb.GetCollectionResponse(collection=collection)
         stats = encode.encode_stats(await self._api.stats(name))

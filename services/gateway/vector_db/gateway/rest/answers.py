@@ -113,6 +113,16 @@ class CountAnswer(_Answer):
     snapshot_ts: Timestamp
 
 
+class IndexAnswer(_Answer):
+    """How sealed segments are indexed, once the background has caught up."""
+
+    kind: Literal["auto", "hnsw", "ivf_pq", "exact"]
+    encoding: Literal["auto", "float32", "float16", "sq8"]
+    m: int
+    ef_construction: int
+    lists: int
+
+
 class CollectionAnswer(_Answer):
     """A collection; `commit_ts` of its creation tells it from an earlier one of the same name."""
 
@@ -121,6 +131,10 @@ class CollectionAnswer(_Answer):
     metric: Literal["cosine", "dot", "euclidean"]
     shards: int
     commit_ts: Timestamp
+    index: IndexAnswer
+    recall_target: float
+    fields: list[str]
+    aliases: list[str]
 
 
 class CollectionsAnswer(_Answer):
@@ -135,14 +149,52 @@ class DropAnswer(_Answer):
     commit_ts: Timestamp
 
 
+class AliasesAnswer(_Answer):
+    """Alias to the name of its collection."""
+
+    aliases: dict[str, str]
+
+
+class AliasesChangedAnswer(_Answer):
+    """The commit_ts of the change; a read that gives it as `at_least` knows of the change."""
+
+    commit_ts: Timestamp
+
+
+class RecallAnswer(_Answer):
+    """What is wanted, and what the last calibration measured (null: not yet), on `samples`."""
+
+    target: float
+    measured: float | None
+    samples: int
+
+
+class BuildingAnswer(_Answer):
+    """Rows in index builds under way, and how many of them are done."""
+
+    rows: int
+    done: int
+
+
 class StatsAnswer(_Answer):
-    """Rows alive, how many of them are in an index, sealed segments, and what they take."""
+    """Rows alive, how many of them are indexed as wanted, sealed segments, and what they take.
+
+    `rows_dead` are kept for reads of the past; `kinds` has the rows alive by the way they are
+    searched; `bytes_predicted` is what the rows should take in memory, `bytes_resident` what they
+    do.
+    """
 
     rows: int
     rows_indexed: int
+    rows_dead: int
     segments: int
+    kinds: dict[str, int]
+    recall: RecallAnswer
+    building: BuildingAnswer
     bytes_memory: int
     bytes_disk: int
+    bytes_predicted: int
+    bytes_resident: int
 
 
 class TransactionAnswer(_Answer):

@@ -131,5 +131,10 @@ class Route:
 
 
 def collection_of(request: web.Request) -> str:
-    """The valid collection name in the path."""
+    """The valid collection name in the path, be it an alias."""
     return validate_collection_name(request.match_info["collection"], "collection in the path")
+
+
+def alias_of(request: web.Request) -> str:
+    """The alias in the path, which obeys the rule of collection names."""
+    return validate_collection_name(request.match_info["alias"], "alias in the path")

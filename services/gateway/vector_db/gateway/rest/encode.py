@@ -6,7 +6,7 @@ vectors are written with the shortest digits that read back as the same float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,6 +14,7 @@ from aiohttp import web
 
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.gateway.core.requests import (
+    CollectionStats,
     Hits,
     OpenTransaction,
     Page,
@@ -116,12 +117,45 @@ def open_transaction_answer(begun: OpenTransaction) -> dict[str, Any]:
     }
 
 
-def collection_answer(collection: Collection) -> dict[str, Any]:
+def collection_answer(collection: Collection, aliases: Sequence[str]) -> dict[str, Any]:
     """A catalog entry; its id is the commit timestamp of its creation."""
+    index = collection.index
     return {
         "name": collection.name,
         "dimension": collection.dimension,
         "metric": collection.metric.value,
         "shards": len(collection.shards),
         "commit_ts": collection.id,
+        "index": {
+            "kind": index.kind.value,
+            "encoding": index.encoding.value,
+            "m": index.m,
+            "ef_construction": index.ef_construction,
+            "lists": index.lists,
+        },
+        "recall_target": collection.recall_target,
+        "fields": collection.fields,
+        "aliases": aliases,
+    }
+
+
+def stats_answer(stats: CollectionStats) -> dict[str, Any]:
+    """What a collection holds and takes."""
+    rows, done = stats.building
+    return {
+        "rows": stats.rows,
+        "rows_indexed": stats.rows_indexed,
+        "rows_dead": stats.rows_dead,
+        "segments": stats.segments,
+        "kinds": stats.kinds,
+        "recall": {
+            "target": stats.recall_target,
+            "measured": stats.recall_measured,
+            "samples": stats.recall_samples,
+        },
+        "building": {"rows": rows, "done": done},
+        "bytes_memory": stats.bytes_memory,
+        "bytes_disk": stats.bytes_disk,
+        "bytes_predicted": stats.bytes_predicted,
+        "bytes_resident": stats.bytes_resident,
     }

@@ -20,7 +20,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from vector_db.common.model.errors import InvalidArgument, TooLarge, VectorDBError
 from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.ids import validate_collection_name, validate_id
-from vector_db.common.model.limits import Limits
+from vector_db.common.model.limits import ALIASES_MAX, INDEXED_FIELDS_MAX, Limits
+from vector_db.common.model.options import check_fields
 from vector_db.common.model.rows import F32, I64
 from vector_db.gateway.core.requests import Consistency
 from vector_db.gateway.core.rows import (
@@ -211,6 +212,41 @@ def collection_name(value: Lazy, context: ReadContext) -> str:
     if not isinstance(value, str):
         raise InvalidArgument(": must be a string")
     return validate_collection_name(value, "")
+
+
+@located
+def field_paths(value: Lazy, context: ReadContext) -> tuple[str, ...]:
+    """Distinct dotted paths, within `indexed_fields_max`."""
+    if not isinstance(value, simdjson.Array):
+        raise InvalidArgument(": must be a list of dotted paths")
+    if len(value) > INDEXED_FIELDS_MAX:
+        raise InvalidArgument(
+            f": {len(value)} fields, the limit indexed_fields_max is {INDEXED_FIELDS_MAX}"
+        )
+    paths: list[str] = []
+    for i, path in enumerate(value):
+        if not isinstance(path, str):
+            raise InvalidArgument(f"[{i}]: must be a string")
+        paths.append(path)
+    check_fields(paths, "")
+    return tuple(paths)
+
+
+@located
+def alias_changes(value: Lazy, context: ReadContext) -> dict[str, str | None]:
+    """Alias → collection or None, at least one, within `aliases_max`."""
+    if not isinstance(value, simdjson.Object) or len(value) == 0:
+        raise InvalidArgument(": must be an object of one or more aliases")
+    if len(value) > ALIASES_MAX:
+        raise TooLarge(f": {len(value)} aliases, the limit aliases_max is {ALIASES_MAX}")
+    changes: dict[str, str | None] = {}
+    for alias in value.keys():  # noqa: SIM118 (items() is not lazy)
+        target = value[alias]
+        validate_collection_name(alias, f".{alias[:40]}")
+        if target is not None and not isinstance(target, str):
+            raise InvalidArgument(f".{alias}: must be the name of a collection, or null")
+        changes[alias] = target and validate_collection_name(target, f".{alias}")
+    return changes
 
 
 @located

@@ -104,7 +104,9 @@ def _metadata_and_dimensions() -> list[Literal["metadata", "dimensions"]]:
     return ["metadata", "dimensions"]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What all bodies share."""
+
     model_config = _CONFIG
 
 
@@ -123,7 +125,7 @@ def _check_versions(versions: I64 | None, ids: list[bytes] | None, field: str) -
         )
 
 
-class Row(_Body):
+class Row(Body):
     """One row to write."""
 
     id: RowId
@@ -134,7 +136,7 @@ class Row(_Body):
     )
 
 
-class Consistency(_Body):
+class Consistency(Body):
     """Which snapshot a read uses; without it, the newest stable one. Not in a transaction."""
 
     at_least: Annotated[int, Field(ge=0, le=TS_MAX)] | None = Field(
@@ -162,7 +164,7 @@ class Consistency(_Body):
 ConsistencyField = Annotated[Consistency, BeforeValidator(fields.lazy_object)]
 
 
-class InsertRequest(_Body):
+class InsertRequest(Body):
     """Rows to write, all or none."""
 
     vectors: RowList
@@ -177,14 +179,14 @@ class InsertRequest(_Body):
         return self
 
 
-class PutRequest(_Body):
+class PutRequest(Body):
     """One row, whose id is in the path."""
 
     dimensions: Vector
     metadata: JsonObject | None = None
 
 
-class QueryRequest(_Body):
+class QueryRequest(Body):
     """The k most similar rows; exactly one of `vector`, `id` and `vectors`."""
 
     vector: Vector | None = None
@@ -203,7 +205,7 @@ class QueryRequest(_Body):
         return self
 
 
-class FetchRequest(_Body):
+class FetchRequest(Body):
     """Rows by id."""
 
     ids: RowIds
@@ -211,7 +213,7 @@ class FetchRequest(_Body):
     consistency: ConsistencyField | None = None
 
 
-class DeleteRequest(_Body):
+class DeleteRequest(Body):
     """Rows to delete: exactly one of `ids` and `filter`."""
 
     ids: RowIds | None = None
@@ -228,7 +230,7 @@ class DeleteRequest(_Body):
         return self
 
 
-class ScrollRequest(_Body):
+class ScrollRequest(Body):
     """One page of rows in id order."""
 
     limit: Annotated[int, Limited("scroll_limit_max", at_least=1)] = 100
@@ -240,31 +242,20 @@ class ScrollRequest(_Body):
     consistency: ConsistencyField | None = None
 
 
-class CountRequest(_Body):
+class CountRequest(Body):
     """How many rows match."""
 
     filter: Filter | None = None
     consistency: ConsistencyField | None = None
 
 
-class CreateCollectionRequest(_Body):
-    """A new collection."""
-
-    name: CollectionName
-    dimension: Annotated[int, Limited("dimension_max", at_least=1)]
-    metric: Literal["cosine", "dot", "euclidean"] = "cosine"
-    shards: Annotated[int, Field(ge=1, le=65536)] | None = Field(
-        None, description="over how many shards it is spread; by default one per active worker"
-    )
-
-
-class PatchRequest(_Body):
+class PatchRequest(Body):
     """A change of a row's metadata (RFC 7396: null removes a field); the vector stays."""
 
     metadata: JsonObject
 
 
-class Operation(_Body):
+class Operation(Body):
     """Part of a transaction: exactly one of `upsert` and `delete`."""
 
     collection: CollectionName
@@ -282,7 +273,7 @@ class Operation(_Body):
         return self
 
 
-class BeginRequest(_Body):
+class BeginRequest(Body):
     """A transaction to begin; the body may be empty."""
 
     isolation: Literal["snapshot", "serializable"] = Field(
@@ -295,11 +286,11 @@ class BeginRequest(_Body):
     )
 
 
-class EmptyRequest(_Body):
+class EmptyRequest(Body):
     """No fields: the body is empty or `{}`."""
 
 
-class CommitRequest(_Body):
+class CommitRequest(Body):
     """One atomic write over any collections and shards."""
 
     operations: Annotated[

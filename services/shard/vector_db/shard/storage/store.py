@@ -127,7 +127,8 @@ class Store:
     def add_collection(self, c: Collection) -> None:
         """Know `c`; a second time changes nothing but the catalog entry."""
         self._collections[c.id] = c
-        self._slices.setdefault(c.id, {})
+        for part in self._slices.setdefault(c.id, {}).values():
+            part.collection = c
 
     def drop_collection(self, collection_id: int) -> None:
         """Forget it at once; its files go with the next durable checkpoint."""

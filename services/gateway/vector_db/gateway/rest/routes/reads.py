@@ -80,13 +80,14 @@ class Reads:
     async def query_default(self, request: web.Request) -> web.Response:
         try:
             return await self._query(request, DEFAULT_COLLECTION)
-        except NotFound:
-            names = {one.name for one in await self._edge.api.collections()}
-            if DEFAULT_COLLECTION in names:
-                raise
-        raise NotFound(
-            "there is no collection 'default' yet: insert vectors first, with POST /vectors"
-        )
+        except NotFound as error:
+            try:
+                await self._edge.api.collection(DEFAULT_COLLECTION)
+            except NotFound:
+                raise NotFound(
+                    "there is no collection 'default' yet: insert vectors first, with POST /vectors"
+                ) from None
+            raise error from None
 
     async def _query(self, request: web.Request, collection: str) -> web.Response:
         edge, scope = self._edge, self._edge.scope(request)
