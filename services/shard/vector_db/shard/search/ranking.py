@@ -1,13 +1,14 @@
 """From candidates to an answer: scored one way, ranked, cut to k, with their payloads.
 
-Owns the order of hits, (similarity descending, id ascending), and that a tie at the k-th place is
-decided by id. One query with few candidates is ranked in plain Python, which is faster for it.
+Owns the order of hits, (similarity descending, id ascending), that a tie at the k-th place is
+decided by id, and that `after` a place in this order no hit up to it is answered. One query with few candidates is ranked in plain Python, which is faster for it.
 """
 
 from __future__ import annotations
 
 import itertools
 import struct
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,9 @@ def answer_few(
             ids = view.ids.take(rows)
             keyed.extend(zip((-scores).tolist(), ids, itertools.repeat(number), rows))
     keyed.sort()
+    if request.after is not None:
+        similarity, row_id = request.after
+        del keyed[: bisect_right(keyed, (-similarity, row_id), key=_place)]
     del keyed[request.k :]
     if (least := request.min_similarity) is not None:
         keyed = [key for key in keyed if -key[0] >= least]
@@ -87,6 +91,10 @@ def answer_few(
     )
 
 
+def _place(key: tuple[float, bytes, int, int]) -> tuple[float, bytes]:
+    return key[:2]
+
+
 def answer(
     views: Sequence[SegmentView],
     queries: Queries,
@@ -94,7 +102,10 @@ def answer(
     request: SearchRequest,
 ) -> SearchReply:
     """The best `request.k` candidates of each query; `found` has the candidates of each view."""
-    hits = _cut(_score(views, queries, found), len(queries), request.k, request.min_similarity)
+    hits = _score(views, queries, found)
+    if request.after is not None:
+        hits = _behind(views, hits, request.after)
+    hits = _cut(hits, len(queries), request.k, request.min_similarity)
     hits, ids = _rank(hits, _take([view.ids for view in views], hits), request.k)
     metadata = None
     if request.include_metadata:
@@ -140,6 +151,15 @@ def _score(views: Sequence[SegmentView], queries: Queries, found: Sequence[Pairs
         scores=np.concatenate(scores),
         views=np.repeat(np.arange(len(found)), [len(p.rows) for p in found]),
     )
+
+
+def _behind(views: Sequence[SegmentView], hits: _Hits, place: tuple[float, bytes]) -> _Hits:
+    """The hits of one query that come after a place in the order."""
+    similarity, row_id = place
+    kept = hits.scores < similarity
+    ties = np.flatnonzero(hits.scores == similarity)
+    kept[ties] = [one > row_id for one in _take([view.ids for view in views], hits[ties])]
+    return hits[kept]
 
 
 def _cut(hits: _Hits, nq: int, k: int, min_similarity: float | None) -> _Hits:
