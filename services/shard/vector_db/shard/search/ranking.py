@@ -1,7 +1,8 @@
 """From candidates to an answer: scored one way, ranked, cut to k, with their payloads.
 
 Owns the order of hits, (similarity descending, id ascending), that a tie at the k-th place is
-decided by id, and that `after` a place in this order no hit up to it is answered. One query with few candidates is ranked in plain Python, which is faster for it.
+decided by id, and that no hit up to the place `after` is answered. One query with few candidates is
+ranked in plain Python, which is faster for it.
 """
 
 from __future__ import annotations
