@@ -274,7 +274,7 @@ class FakeGateway:
                 for s, i in hits[start : start + body.get("k", 10)]
             ]
 
-        told = {"explain": {"asked": body}} if body.get("explain") else {}
+        told: dict[str, Any] = {"explain": {"asked": body}} if body.get("explain") else {}
 
         if "vectors" in body:
             results = [{"vectors": search(_vector(v))} for v in body["vectors"]]

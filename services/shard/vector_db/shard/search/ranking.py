@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import struct
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from vector_db.common.model.rows import Blob
 from vector_db.shard.search.scan import Rows
 from vector_db.shard.search.score import F64, Queries, similarities
 from vector_db.shard.views import ByteColumn, SegmentView
+
+Place: TypeAlias = tuple[float, bytes]
+"""A place in the order of hits: similarity and id."""
 
 FEW = 256
 """Candidates of one query up to which plain Python ranks faster than NumPy."""
@@ -92,7 +96,7 @@ def answer_few(
     )
 
 
-def _place(key: tuple[float, bytes, int, int]) -> tuple[float, bytes]:
+def _place(key: tuple[float, bytes, int, int]) -> Place:
     return key[:2]
 
 
@@ -107,7 +111,7 @@ def answer(
     if request.after is not None:
         hits = _behind(views, hits, request.after)
     hits = _cut(hits, len(queries), request.k, request.min_similarity)
-    hits, ids = _rank(hits, _take([view.ids for view in views], hits), request.k)
+    hits, ids = _rank(hits, _take(_ids(views), hits), request.k)
     metadata = None
     if request.include_metadata:
         metadata = Blob.pack(_take([view.metadata for view in views], hits))
@@ -154,13 +158,24 @@ def _score(views: Sequence[SegmentView], queries: Queries, found: Sequence[Pairs
     )
 
 
-def _behind(views: Sequence[SegmentView], hits: _Hits, place: tuple[float, bytes]) -> _Hits:
+def _behind(views: Sequence[SegmentView], hits: _Hits, place: Place) -> _Hits:
     """The hits of one query that come after a place in the order."""
+    return hits[comes_after(hits.scores, place, lambda ties: _take(_ids(views), hits[ties]))]
+
+
+def comes_after(
+    scores: F64, place: Place, ids_of: Callable[[Rows], list[bytes]]
+) -> NDArray[np.bool_]:
+    """Which hits of one query come after `place`; `ids_of` gives ids by their number."""
     similarity, row_id = place
-    kept = hits.scores < similarity
-    ties = np.flatnonzero(hits.scores == similarity)
-    kept[ties] = [one > row_id for one in _take([view.ids for view in views], hits[ties])]
-    return hits[kept]
+    after = scores < similarity
+    ties = np.flatnonzero(scores == similarity)
+    after[ties] = [one > row_id for one in ids_of(ties)]
+    return after
+
+
+def _ids(views: Sequence[SegmentView]) -> list[ByteColumn]:
+    return [view.ids for view in views]
 
 
 def _cut(hits: _Hits, nq: int, k: int, min_similarity: float | None) -> _Hits:

@@ -1,9 +1,9 @@
 """How many candidates one segment is asked for: as many as the answer needs, and no more.
 
-Owns two invariants. The candidates of a page hold all hits up to its end, those of the pages before
-it too, since the order is known only once all are scored. And a search with a bound on similarity
-asks for few first and for more only while all of them lie within the bound, so that it costs what
-its answer costs and not what its `k` allows.
+Owns two invariants. A page is full unless no hit follows it: what an index missed for the pages
+before and finds now lies before its place and must not make it short. And a search with a bound on
+similarity asks for few first and for more only while all of them lie within the bound, so that it
+costs what its answer costs and not what its `k` allows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 
 from vector_db.common.core.messages import SearchRequest
 from vector_db.common.model.filters import Filter
-from vector_db.shard.core.planner import Wish
+from vector_db.shard.core.planner import Method, Wish
 from vector_db.shard.search.candidates import Found, candidates, matching_mask
+from vector_db.shard.search.ranking import comes_after
 from vector_db.shard.search.score import Queries, similarities
 from vector_db.shard.views import SegmentView
 
@@ -30,12 +31,14 @@ def find(
     request: SearchRequest,
     wish: Wish,
 ) -> tuple[Found, int]:
-    """The candidates of one view, and for how many the last search asked."""
-    width = request.skip + request.k
-    least = request.min_similarity
-    if least is None or request.k <= FIRST_WIDTH:
-        return candidates(view, filter, queries, width, wish), width
-    return _within(masked(view, filter), queries, request.skip + FIRST_WIDTH, width, least, wish)
+    """The candidates of one view, and for how many the last search asked.
+
+    Those of a page are all hits up to its end, since their order is known only once all are scored.
+    """
+    bounded = request.min_similarity is not None and request.k > FIRST_WIDTH
+    if bounded or request.after is not None:
+        return _widening(masked(view, filter), queries, request, wish)
+    return candidates(view, filter, queries, request.k, wish), request.k
 
 
 def masked(view: SegmentView, filter: Filter | None) -> SegmentView:
@@ -45,21 +48,38 @@ def masked(view: SegmentView, filter: Filter | None) -> SegmentView:
     return dataclasses.replace(view, live=matching_mask(view, filter))
 
 
-def _within(
-    view: SegmentView, queries: Queries, first: int, width: int, least: float, wish: Wish
+def _widening(
+    view: SegmentView, queries: Queries, request: SearchRequest, wish: Wish
 ) -> tuple[Found, int]:
-    asked = first
+    width = request.skip + request.k
+    asked = width
+    if request.min_similarity is not None:
+        asked = min(width, request.skip + FIRST_WIDTH)
     while True:
         found = candidates(view, None, queries, asked, wish)
-        if asked >= width or found.matching <= asked:
+        if found.matching <= asked or _enough(view, queries, found, asked, request):
             return found, asked
-        if _most_within(view, queries, found, least) < asked:
-            return found, asked
-        asked = min(WIDENED_BY * asked, width)
+        if asked < width:
+            asked = min(WIDENED_BY * asked, width)
+        else:
+            asked += max(request.k, FIRST_WIDTH)
 
 
-def _most_within(view: SegmentView, queries: Queries, found: Found, least: float) -> int:
-    """How many candidates lie within the bound, of the query with the most."""
+def _enough(
+    view: SegmentView, queries: Queries, found: Found, asked: int, request: SearchRequest
+) -> bool:
+    """Whether the best `asked` hold all that the answer needs of this view."""
+    whole = asked >= request.skip + request.k
+    if whole and (request.after is None or found.plan.method is not Method.INDEX):
+        return True
     pairs = found.pairs
-    inside = similarities(queries, pairs.asked, view.vectors, pairs.rows) >= least
-    return int(np.bincount(pairs.asked[inside], minlength=len(queries)).max())
+    scores = similarities(queries, pairs.asked, view.vectors, pairs.rows)
+    least = request.min_similarity
+    if least is not None:
+        within = np.bincount(pairs.asked[scores >= least], minlength=len(queries))
+        if int(within.max()) < asked:
+            return True
+    if not whole or request.after is None:
+        return False
+    behind = comes_after(scores, request.after, lambda at: view.ids.take(pairs.rows[at].tolist()))
+    return int(np.count_nonzero(behind)) >= request.k
