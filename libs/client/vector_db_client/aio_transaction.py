@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 from vector_db_client import calls, wire
-from vector_db_client.calls import DEFAULT_COLLECTION, Request
+from vector_db_client.calls import DEFAULT_COLLECTION, Answer, Request
 from vector_db_client.insert import Batches, pieces
 from vector_db_client.progress import reporting
 from vector_db_client.transaction_life import TransactionLife
@@ -14,15 +14,16 @@ from vector_db_client.values import (
     CountResult,
     Filter,
     IfVersion,
-    Include,
     IncludeInRows,
     Match,
     Metadata,
     Mode,
     Page,
     Progress,
+    QueryPage,
     Row,
     RowBatch,
+    SearchOptions,
     VectorLike,
     WriteResult,
 )
@@ -144,22 +145,11 @@ class AsyncTransaction(TransactionLife):
         *,
         id: str | None = ...,
         vectors: None = ...,
-        k: int = ...,
-        collection: str = ...,
-        filter: Filter | None = ...,
-        include: Sequence[Include] = ...,
-        min_similarity: float | None = ...,
+        **options: Unpack[SearchOptions],
     ) -> list[Match]: ...
     @overload
     async def query_similar(
-        self,
-        *,
-        vectors: VectorLike,
-        k: int = ...,
-        collection: str = ...,
-        filter: Filter | None = ...,
-        include: Sequence[Include] = ...,
-        min_similarity: float | None = ...,
+        self, *, vectors: VectorLike, **options: Unpack[SearchOptions]
     ) -> list[list[Match]]: ...
     async def query_similar(
         self,
@@ -167,17 +157,66 @@ class AsyncTransaction(TransactionLife):
         *,
         vectors: VectorLike | None = None,
         id: str | None = None,
-        k: int = 10,
-        collection: str = DEFAULT_COLLECTION,
-        filter: Filter | None = None,
-        include: Sequence[Include] = ("metadata",),
-        min_similarity: float | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[Match] | list[list[Match]]:
         """The `k` most similar rows of the snapshot and of those staged; see the client's."""
-        request = calls.query(
-            vector, vectors, id, k, collection, filter, include, min_similarity, {}
+        answer = await self._query(vector, vectors, id, {}, options)
+        return calls.matches(answer, vectors is not None)
+
+    async def query_page(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        id: str | None = None,
+        after: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> QueryPage:
+        """Up to `k` hits and, when more follow, a cursor to them; see the client's.
+
+        A cursor goes on in this transaction only, and shows what was staged at the first page.
+        """
+        return calls.query_page(
+            await self._query(vector, None, id, calls.page_asked(after), options)
         )
-        return calls.matches(await self._call(request, stages=False), vectors is not None)
+
+    async def query_pages(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> AsyncIterator[QueryPage]:
+        """All hits, best first, in pages of `k`, of the rows staged before the first page too."""
+        cursor: str | None = None
+        while True:
+            page = await self.query_page(vector, id=id, after=cursor, **options)
+            yield page
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def explain_query(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        vectors: VectorLike | None = None,
+        id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> dict[str, Any]:
+        """How `query_similar` is carried out: plans, estimates and timings of every segment."""
+        return calls.explanation(await self._query(vector, vectors, id, {"explain": True}, options))
+
+    async def _query(
+        self,
+        vector: VectorLike | None,
+        vectors: VectorLike | None,
+        id: str | None,
+        asked: dict[str, Any],
+        options: SearchOptions,
+    ) -> Answer:
+        search: dict[str, Any] = {**options}
+        request = calls.query(vector, vectors, id, {}, asked, **search)
+        return await self._call(request, stages=False)
 
     async def fetch(
         self,

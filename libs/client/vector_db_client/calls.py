@@ -29,6 +29,7 @@ from vector_db_client.values import (
     Match,
     Metadata,
     Mode,
+    QueryPage,
     RowBatch,
     Upsert,
     VectorLike,
@@ -224,29 +225,62 @@ def query(
     vector: VectorLike | None,
     vectors: VectorLike | None,
     id: str | None,
-    k: int,
-    collection: str,
-    filter: Filter | None,
-    include: Sequence[str],
-    min_similarity: float | None,
     at: _Body,
+    asked: _Body,
+    *,
+    collection: str = DEFAULT_COLLECTION,
+    filter: Filter | None = None,
+    include: Sequence[str] = ("metadata",),
+    k: int | None = None,
+    min_similarity: float | None = None,
+    radius: float | None = None,
+    recall: float | None = None,
+    ef: int | None = None,
+    nprobe: int | None = None,
+    exact: bool = False,
 ) -> Request:
-    """Search by a vector, by several, or by a row.
+    """Search by a vector, by several, or by a row; `asked`: what the answer is to have besides.
 
     :raises InvalidArgument: not exactly one of them.
     """
     if (vector is not None) + (vectors is not None) + (id is not None) != 1:
         raise InvalidArgument("query: needs exactly one of vector, vectors and id")
-    body = at | _filtered(filter) | {"k": k, "include": list(include)}
+    body = at | asked | _filtered(filter) | {"include": list(include)}
     if vector is not None:
         body["vector"] = wire.vector_json(wire.as_vector(vector))
     elif vectors is not None:
         body["vectors"] = [wire.vector_json(row) for row in wire.as_vectors(vectors)]
     else:
         body["id"] = id
-    if min_similarity is not None:
-        body["min_similarity"] = min_similarity
+    options = {
+        "k": k,
+        "min_similarity": min_similarity,
+        "radius": radius,
+        "recall": recall,
+        "ef": ef,
+        "nprobe": nprobe,
+        "exact": exact or None,
+    }
+    body |= {name: value for name, value in options.items() if value is not None}
     return json_request("POST", collection_path(collection, "query"), body)
+
+
+def page_asked(after: str | None) -> _Body:
+    """The first page of a query, or the one behind a cursor."""
+    return {"page": True} if after is None else {"after": after}
+
+
+def query_page(answer: Answer) -> QueryPage:
+    """One page of hits."""
+    body = answer.body
+    found = [wire.decode_match(hit) for hit in body["vectors"]]
+    return QueryPage(found, body["snapshot_ts"], body["cursor"])
+
+
+def explanation(answer: Answer) -> dict[str, Any]:
+    """How a query was carried out."""
+    told: dict[str, Any] = answer.body["explain"]
+    return told
 
 
 def matches(answer: Answer, batch: bool) -> list[Match] | list[list[Match]]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import overload
+from typing import Any, Unpack, overload
 
 from vector_db_client import calls, wire
-from vector_db_client.calls import DEFAULT_COLLECTION
+from vector_db_client.calls import DEFAULT_COLLECTION, Answer
 from vector_db_client.transport import Transport
 from vector_db_client.values import (
     AsOf,
     Consistency,
     CountResult,
     Filter,
-    Include,
     IncludeInRows,
     Match,
     Page,
+    QueryOptions,
+    QueryPage,
     Row,
     VectorLike,
 )
@@ -35,26 +36,11 @@ class AsyncReads:
         *,
         id: str | None = ...,
         vectors: None = ...,
-        k: int = ...,
-        collection: str = ...,
-        filter: Filter | None = ...,
-        include: Sequence[Include] = ...,
-        min_similarity: float | None = ...,
-        consistency: Consistency = ...,
-        as_of: AsOf | None = ...,
+        **options: Unpack[QueryOptions],
     ) -> list[Match]: ...
     @overload
     async def query_similar(
-        self,
-        *,
-        vectors: VectorLike,
-        k: int = ...,
-        collection: str = ...,
-        filter: Filter | None = ...,
-        include: Sequence[Include] = ...,
-        min_similarity: float | None = ...,
-        consistency: Consistency = ...,
-        as_of: AsOf | None = ...,
+        self, *, vectors: VectorLike, **options: Unpack[QueryOptions]
     ) -> list[list[Match]]: ...
     async def query_similar(
         self,
@@ -62,32 +48,78 @@ class AsyncReads:
         *,
         vectors: VectorLike | None = None,
         id: str | None = None,
-        k: int = 10,
-        collection: str = DEFAULT_COLLECTION,
-        filter: Filter | None = None,
-        include: Sequence[Include] = ("metadata",),
-        min_similarity: float | None = None,
-        consistency: Consistency = "own_writes",
-        as_of: AsOf | None = None,
+        **options: Unpack[QueryOptions],
     ) -> list[Match] | list[list[Match]]:
         """The `k` most similar rows, best first; ties by id.
 
         :param vector: what to look for, [dimension].
         :param id: instead, a stored row; it is left out of its own neighbours.
         :param vectors: instead, a batch of queries [n, dimension]; gives n lists.
-        :param filter: only rows whose metadata match.
-        :param include: what a `Match` carries besides id and similarity.
-        :param min_similarity: leave out what is less similar.
-        :param as_of: instead of a consistency, a snapshot of the past.
+        :param options: see `QueryOptions`.
         :raises InvalidArgument: not exactly one of `vector`, `vectors` and `id`, or a bad one.
         :raises NotFound: no such collection, or no row `id`.
         :raises SnapshotTooOld: `as_of` lies before the retention window.
         """
-        at = calls.snapshot(consistency, as_of, self._transport.token)
-        request = calls.query(
-            vector, vectors, id, k, collection, filter, include, min_similarity, at
+        answer = await self._query(vector, vectors, id, {}, options)
+        return calls.matches(answer, vectors is not None)
+
+    async def query_page(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        id: str | None = None,
+        after: str | None = None,
+        **options: Unpack[QueryOptions],
+    ) -> QueryPage:
+        """Up to `k` hits and, when more follow, a cursor to them.
+
+        :param after: the cursor of the page before. It goes with the same collection, filter and
+            vector or id, and keeps its snapshot.
+        :raises InvalidArgument: it is of another query, or leads too deep.
+        """
+        return calls.query_page(
+            await self._query(vector, None, id, calls.page_asked(after), options)
         )
-        return calls.matches(await self._transport.send(request), vectors is not None)
+
+    async def query_pages(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        id: str | None = None,
+        **options: Unpack[QueryOptions],
+    ) -> AsyncIterator[QueryPage]:
+        """All hits of one snapshot, best first, in pages of `k`; as many as a `radius` holds."""
+        cursor: str | None = None
+        while True:
+            page = await self.query_page(vector, id=id, after=cursor, **options)
+            yield page
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def explain_query(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        vectors: VectorLike | None = None,
+        id: str | None = None,
+        **options: Unpack[QueryOptions],
+    ) -> dict[str, Any]:
+        """How `query_similar` is carried out: plans, estimates and timings of every segment."""
+        return calls.explanation(await self._query(vector, vectors, id, {"explain": True}, options))
+
+    async def _query(
+        self,
+        vector: VectorLike | None,
+        vectors: VectorLike | None,
+        id: str | None,
+        asked: dict[str, Any],
+        options: QueryOptions,
+    ) -> Answer:
+        search: dict[str, Any] = {**options}
+        consistency = search.pop("consistency", "own_writes")
+        at = calls.snapshot(consistency, search.pop("as_of", None), self._transport.token)
+        return await self._transport.send(calls.query(vector, vectors, id, at, asked, **search))
 
     async def fetch(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 from vector_db_client.aio import AsyncVectorDatabaseClient
 from vector_db_client.calls import DEFAULT_COLLECTION
@@ -16,13 +16,14 @@ from vector_db_client.values import (
     Filter,
     IdempotencyKey,
     IfVersion,
-    Include,
     IncludeInRows,
     Match,
     Metadata,
     Mode,
     Page,
     Progress,
+    QueryOptions,
+    QueryPage,
     Row,
     RowBatch,
     Upsert,
@@ -195,26 +196,11 @@ class SyncRows:
         *,
         id: str | None = ...,
         vectors: None = ...,
-        k: int = ...,
-        collection: str = ...,
-        filter: Filter | None = ...,
-        include: Sequence[Include] = ...,
-        min_similarity: float | None = ...,
-        consistency: Consistency = ...,
-        as_of: AsOf | None = ...,
+        **options: Unpack[QueryOptions],
     ) -> list[Match]: ...
     @overload
     def query_similar(
-        self,
-        *,
-        vectors: VectorLike,
-        k: int = ...,
-        collection: str = ...,
-        filter: Filter | None = ...,
-        include: Sequence[Include] = ...,
-        min_similarity: float | None = ...,
-        consistency: Consistency = ...,
-        as_of: AsOf | None = ...,
+        self, *, vectors: VectorLike, **options: Unpack[QueryOptions]
     ) -> list[list[Match]]: ...
     def query_similar(self, vector: VectorLike | None = None, **options: Any) -> Any:
         """The `k` most similar rows, best first; ties by id.
@@ -222,19 +208,55 @@ class SyncRows:
         :param vector: what to look for, [dimension].
         :param id: instead, a stored row; it is left out of its own neighbours.
         :param vectors: instead, a batch of queries [n, dimension]; gives n lists.
-        :param k: how many, 10 by default.
-        :param filter: only rows whose metadata match.
-        :param include: what a `Match` carries besides id and similarity: of ``"metadata"`` (the
-            default), ``"dimensions"``, ``"distance"``.
-        :param min_similarity: leave out what is less similar.
-        :param as_of: instead of a consistency, a snapshot of the past.
+        :param options: see `QueryOptions`.
         :raises InvalidArgument: not exactly one of `vector`, `vectors` and `id`, or a bad one.
         :raises NotFound: no such collection, or no row `id`.
         :raises SnapshotTooOld: `as_of` lies before the retention window.
         """
-        if vector is not None:
-            options["vector"] = vector
-        return self._run(self._client.query_similar(**options))
+        return self._run(self._client.query_similar(vector, **options))
+
+    def query_page(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        id: str | None = None,
+        after: str | None = None,
+        **options: Unpack[QueryOptions],
+    ) -> QueryPage:
+        """Up to `k` hits and, when more follow, a cursor to them.
+
+        :param after: the cursor of the page before. It goes with the same collection, filter and
+            vector or id, and keeps its snapshot.
+        :raises InvalidArgument: it is of another query, or leads too deep.
+        """
+        return self._run(self._client.query_page(vector, id=id, after=after, **options))
+
+    def query_pages(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        id: str | None = None,
+        **options: Unpack[QueryOptions],
+    ) -> Iterator[QueryPage]:
+        """All hits of one snapshot, best first, in pages of `k`; as many as a `radius` holds."""
+        pages = self._client.query_pages(vector, id=id, **options)
+
+        async def following() -> QueryPage | None:
+            return await anext(pages, None)
+
+        while (page := self._run(following())) is not None:
+            yield page
+
+    def explain_query(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        vectors: VectorLike | None = None,
+        id: str | None = None,
+        **options: Unpack[QueryOptions],
+    ) -> dict[str, Any]:
+        """How `query_similar` is carried out: plans, estimates and timings of every segment."""
+        return self._run(self._client.explain_query(vector, vectors=vectors, id=id, **options))
 
     def fetch(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Self, Unpack, overload
 
 from vector_db_client.aio_transaction import AsyncTransaction
 from vector_db_client.calls import DEFAULT_COLLECTION
@@ -16,7 +16,6 @@ from vector_db_client.values import (
     Filter,
     IdempotencyKey,
     IfVersion,
-    Include,
     IncludeInRows,
     Isolation,
     Match,
@@ -24,8 +23,10 @@ from vector_db_client.values import (
     Mode,
     Page,
     Progress,
+    QueryPage,
     Row,
     RowBatch,
+    SearchOptions,
     VectorLike,
     WriteResult,
 )
@@ -222,26 +223,56 @@ class Transaction:
         *,
         id: str | None = ...,
         vectors: None = ...,
-        k: int = ...,
-        collection: str = ...,
-        filter: Filter | None = ...,
-        include: Sequence[Include] = ...,
-        min_similarity: float | None = ...,
+        **options: Unpack[SearchOptions],
     ) -> list[Match]: ...
     @overload
     def query_similar(
-        self,
-        *,
-        vectors: VectorLike,
-        k: int = ...,
-        collection: str = ...,
-        filter: Filter | None = ...,
-        include: Sequence[Include] = ...,
-        min_similarity: float | None = ...,
+        self, *, vectors: VectorLike, **options: Unpack[SearchOptions]
     ) -> list[list[Match]]: ...
     def query_similar(self, vector: VectorLike | None = None, **options: Any) -> Any:
         """The `k` most similar rows of the snapshot and of those staged; see the client's."""
         return self._run(self._transaction.query_similar(vector, **options))
+
+    def query_page(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        id: str | None = None,
+        after: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> QueryPage:
+        """Up to `k` hits and, when more follow, a cursor to them; see the client's.
+
+        A cursor goes on in this transaction only, and shows what was staged at the first page.
+        """
+        return self._run(self._transaction.query_page(vector, id=id, after=after, **options))
+
+    def query_pages(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> Iterator[QueryPage]:
+        """All hits, best first, in pages of `k`, of the rows staged before the first page too."""
+        pages = self._transaction.query_pages(vector, id=id, **options)
+
+        async def following() -> QueryPage | None:
+            return await anext(pages, None)
+
+        while (page := self._run(following())) is not None:
+            yield page
+
+    def explain_query(
+        self,
+        vector: VectorLike | None = None,
+        *,
+        vectors: VectorLike | None = None,
+        id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> dict[str, Any]:
+        """How `query_similar` is carried out: plans, estimates and timings of every segment."""
+        return self._run(self._transaction.explain_query(vector, vectors=vectors, id=id, **options))
 
     def fetch(
         self,

@@ -54,6 +54,39 @@ IfVersion = int | Sequence[int]
 IdempotencyKey = str
 """Visible ASCII without spaces, or ``"auto"``: a new random key for this one call."""
 
+
+class SearchOptions(TypedDict, total=False):
+    """What a query may ask for beside its vector."""
+
+    k: int
+    """How many hits, 10 by default; with a `radius` 1000."""
+    collection: str
+    filter: Filter | None
+    """Only rows whose metadata match."""
+    include: Sequence[Include]
+    """What a `Match` carries besides id and similarity; ``("metadata",)`` by default."""
+    min_similarity: float | None
+    """Leave out what is less similar."""
+    radius: float | None
+    """Leave out what is farther away, by the metric's distance."""
+    recall: float | None
+    """The share of the true best k wanted, 0.5 to 0.999, or 1 (exact); None: the collection's."""
+    ef: int | None
+    """The beam of graph indexes, in place of what the recall needs."""
+    nprobe: int | None
+    """The lists searched of list indexes, likewise."""
+    exact: bool
+    """Use no index; goes without the three above."""
+
+
+class QueryOptions(SearchOptions, total=False):
+    """`SearchOptions`, and which snapshot to search."""
+
+    consistency: Consistency
+    as_of: AsOf | None
+    """Instead of a consistency, a snapshot of the past."""
+
+
 Progress = bool | Callable[[int, int | None], None]
 """True draws a bar; a function is called with (rows done, rows in all or None)."""
 
@@ -89,6 +122,15 @@ class Match:
     metadata: Metadata | None = None
     vector: Vector | None = None
     distance: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryPage:
+    """Hits of one query, best first; `cursor` leads to the next ones, None when there are none."""
+
+    matches: list[Match]
+    snapshot_ts: int
+    cursor: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

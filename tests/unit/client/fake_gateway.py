@@ -268,18 +268,25 @@ class FakeGateway:
         def search(vector: np.ndarray, but: str | None = None) -> list[dict[str, Any]]:
             hits = [(-float(r[0] @ vector), i) for i, r in rows.items() if i != but]
             hits = [h for h in sorted(hits) if -h[0] >= body.get("min_similarity", -9)]
+            start = int(body.get("after", 0))
             return [
-                {"id": i, "similarity": -s, "metadata": rows[i][1]} for s, i in hits[: body["k"]]
+                {"id": i, "similarity": -s, "metadata": rows[i][1]}
+                for s, i in hits[start : start + body.get("k", 10)]
             ]
+
+        told: dict[str, Any] = {"explain": {"asked": body}} if body.get("explain") else {}
 
         if "vectors" in body:
             results = [{"vectors": search(_vector(v))} for v in body["vectors"]]
-            return {"results": results, "snapshot_ts": self.clock}
+            return {"results": results, "snapshot_ts": self.clock} | told
         if "id" in body:
             hits = search(self._rows(request)[body["id"]][0], body["id"])
         else:
             hits = search(_vector(body["vector"]))
-        return {"vectors": hits, "snapshot_ts": self.clock}
+        if "page" in body or "after" in body:
+            full = len(hits) == body.get("k", 10)
+            told["cursor"] = str(int(body.get("after", 0)) + len(hits)) if full else None
+        return {"vectors": hits, "snapshot_ts": self.clock} | told
 
     def scroll(self, request: web.Request, body: Any) -> Any:
         cursor = body.get("cursor")

@@ -384,7 +384,9 @@ class Cluster:
                                     rows[row_id] = version
         return rows
 
-    def _matching(self, request: CountRequest | ScrollRequest) -> list[tuple[bytes, Version]]:
+    def _matching(
+        self, request: CountRequest | ScrollRequest | SearchRequest
+    ) -> list[tuple[bytes, Version]]:
         rows = sorted(self._rows(request).items())
         if not len(request.filter):
             return rows
@@ -392,7 +394,7 @@ class Cluster:
         return [r for r in rows if matches(tree, orjson.loads(r[1].metadata or b"null"))]
 
     def _search(self, request: SearchRequest) -> SearchReply:
-        rows = sorted(self._rows(request).items())
+        rows = self._matching(request)
         queries = np.frombuffer(request.queries, dtype="<f4").reshape(-1, 2)
         ids, scores, counts = [], [], []
         for query in queries:
@@ -400,12 +402,20 @@ class Cluster:
                 (float(np.linalg.norm(np.frombuffer(v.vector, "<f4") - query)), row_id)
                 for row_id, v in rows
             ]
-            best = sorted(distances)[: request.k]
+            hits = sorted((-1 / (1 + distance), row_id) for distance, row_id in distances)
+            if request.after is not None:
+                hits = [hit for hit in hits if hit > (-request.after[0], request.after[1])]
+            if request.min_similarity is not None:
+                hits = [hit for hit in hits if -hit[0] >= request.min_similarity]
+            best = hits[: request.k]
             counts.append(len(best))
             ids += [row_id for _, row_id in best]
-            scores += [1 / (1 + distance) for distance, _ in best]
+            scores += [-negated for negated, _ in best]
         return SearchReply(
-            np.array(counts, "<u4").tobytes(), Blob.pack(ids), np.array(scores, "<f8").tobytes()
+            np.array(counts, "<u4").tobytes(),
+            Blob.pack(ids),
+            np.array(scores, "<f8").tobytes(),
+            explain=b'{"segments":[]}' if request.explain else b"",
         )
 
 

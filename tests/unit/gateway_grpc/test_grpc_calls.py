@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vector_db.gateway.grpc.encode import distance_of
 from vector_db.v1 import vector_db_pb2 as pb
 
 
@@ -212,11 +211,3 @@ async def test_if_version_reaches_the_database(stub: Any, database: Any, monkeyp
     vector.if_version = commit_ts
     await stub.InsertVectors(pb.InsertVectorsRequest(collection="things", vectors=[vector]))
     assert operations[0].if_version.tolist() == [commit_ts]
-
-
-@pytest.mark.parametrize(
-    ("metric", "similarity", "distance"),
-    [("cosine", 0.25, 0.75), ("dot", 3.0, -3.0), ("euclidean", 0.2, 4.0)],
-)
-def test_distance_follows_from_similarity(metric: str, similarity: float, distance: float) -> None:
-    assert distance_of(similarity, metric) == pytest.approx(distance)

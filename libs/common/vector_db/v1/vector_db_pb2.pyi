@@ -115,7 +115,7 @@ class WriteResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ..., commit_ts: _Optional[int] = ..., replayed: _Optional[bool] = ..., transaction: _Optional[str] = ...) -> None: ...
 
 class QuerySimilarRequest(_message.Message):
-    __slots__ = ("collection", "vectors", "id", "k", "filter", "min_similarity", "omit_metadata", "include_dimensions", "consistency", "transaction")
+    __slots__ = ("collection", "vectors", "id", "k", "filter", "min_similarity", "omit_metadata", "include_dimensions", "consistency", "transaction", "recall", "ef", "nprobe", "exact", "radius", "page", "after", "explain")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +126,14 @@ class QuerySimilarRequest(_message.Message):
     INCLUDE_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    EF_FIELD_NUMBER: _ClassVar[int]
+    NPROBE_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    RADIUS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     collection: str
     vectors: _containers.RepeatedScalarFieldContainer[bytes]
     id: str
@@ -136,7 +144,15 @@ class QuerySimilarRequest(_message.Message):
     include_dimensions: bool
     consistency: Consistency
     transaction: str
-    def __init__(self, collection: _Optional[str] = ..., vectors: _Optional[_Iterable[bytes]] = ..., id: _Optional[str] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., min_similarity: _Optional[float] = ..., omit_metadata: _Optional[bool] = ..., include_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ..., transaction: _Optional[str] = ...) -> None: ...
+    recall: float
+    ef: int
+    nprobe: int
+    exact: bool
+    radius: float
+    page: bool
+    after: str
+    explain: bool
+    def __init__(self, collection: _Optional[str] = ..., vectors: _Optional[_Iterable[bytes]] = ..., id: _Optional[str] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., min_similarity: _Optional[float] = ..., omit_metadata: _Optional[bool] = ..., include_dimensions: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ..., transaction: _Optional[str] = ..., recall: _Optional[float] = ..., ef: _Optional[int] = ..., nprobe: _Optional[int] = ..., exact: _Optional[bool] = ..., radius: _Optional[float] = ..., page: _Optional[bool] = ..., after: _Optional[str] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("id", "similarity", "distance", "metadata", "dimensions")
@@ -159,14 +175,18 @@ class Hits(_message.Message):
     def __init__(self, vectors: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ...) -> None: ...
 
 class QuerySimilarResponse(_message.Message):
-    __slots__ = ("results", "snapshot_ts", "transaction")
+    __slots__ = ("results", "snapshot_ts", "transaction", "cursor", "explain")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
     TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[Hits]
     snapshot_ts: int
     transaction: str
-    def __init__(self, results: _Optional[_Iterable[_Union[Hits, _Mapping]]] = ..., snapshot_ts: _Optional[int] = ..., transaction: _Optional[str] = ...) -> None: ...
+    cursor: str
+    explain: str
+    def __init__(self, results: _Optional[_Iterable[_Union[Hits, _Mapping]]] = ..., snapshot_ts: _Optional[int] = ..., transaction: _Optional[str] = ..., cursor: _Optional[str] = ..., explain: _Optional[str] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("collection", "ids", "omit_dimensions", "consistency", "transaction")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from vector_db.common.core.messages import SearchRequest
 from vector_db.common.model.errors import Internal, Unavailable
 from vector_db.common.model.rows import Buffer
-from vector_db.gateway.core.requests import Hits
+from vector_db.gateway.core.requests import Effort, Hits
 
 T = TypeVar("T")
 Send = Callable[[SearchRequest], Awaitable[list[Hits]]]
@@ -33,8 +33,12 @@ class Shape(NamedTuple):
     min_similarity: float | None
     include_metadata: bool
     include_vectors: bool
+    effort: Effort = Effort()
+    after: tuple[float, bytes] | None = None
+    skip: int = 0
 
     def request(self, queries: Buffer) -> SearchRequest:
+        recall, ef, nprobe, exact = self.effort
         return SearchRequest(
             collection_id=self.collection_id,
             shards=self.shards,
@@ -45,6 +49,12 @@ class Shape(NamedTuple):
             min_similarity=self.min_similarity,
             include_metadata=self.include_metadata,
             include_vectors=self.include_vectors,
+            recall=recall,
+            ef=ef,
+            nprobe=nprobe,
+            exact=exact,
+            after=self.after,
+            skip=self.skip,
         )
 
 

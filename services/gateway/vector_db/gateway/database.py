@@ -83,8 +83,8 @@ class Database(CatalogCalls):
             await self._view.wait_stable(collection.id)
         return await self._view.snapshot(consistency)
 
-    async def _cursor_snapshot(self, snapshot_ts: int) -> None:
-        await self._snapshots.reach(snapshot_ts, "cursor")
+    async def _cursor_snapshot(self, snapshot_ts: int, where: str = "cursor") -> None:
+        await self._snapshots.reach(snapshot_ts, where)
 
     # --- reads ------------------------------------------------------------------------------------
 

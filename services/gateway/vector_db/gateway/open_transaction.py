@@ -61,9 +61,9 @@ _ENDED = (Aborted, Conflict, TransactionExpired, Unavailable)
 class ResumedTransaction(SnapshotReads):
     """What `DatabaseApi.resume` gives.
 
-    A scroll's cursor goes on in its transaction only, and each page shows the rows as the
+    A cursor goes on in its transaction only. Each page of a scroll shows the rows as the
     transaction sees them then: rows written between two pages are in the later one if they lie
-    behind its beginning.
+    behind its beginning. The pages of a query show all what it saw at the first.
     """
 
     def __init__(
@@ -143,9 +143,9 @@ class ResumedTransaction(SnapshotReads):
             )
         return self._known_then(collection)
 
-    async def _cursor_snapshot(self, snapshot_ts: int) -> None:
+    async def _cursor_snapshot(self, snapshot_ts: int, where: str = "cursor") -> None:
         if snapshot_ts != self._token.snapshot_ts:
-            raise InvalidArgument("cursor: not of this transaction's snapshot")
+            raise InvalidArgument(f"{where}: not of this transaction's snapshot")
 
     def _overlay(self) -> Overlay | None:
         token = self._token
@@ -153,6 +153,13 @@ class ResumedTransaction(SnapshotReads):
             return None
         chunks = {shard: at.chunks for shard, at in token.staged.items()}
         return Overlay(token.txn_id, token.term, chunks)
+
+    def _overlay_then(self, chunks: dict[int, int]) -> Overlay | None:
+        token = self._token
+        for shard, count in chunks.items():
+            if shard not in token.staged or not 0 < count <= token.staged[shard].chunks:
+                raise InvalidArgument("after: of a later statement of the transaction")
+        return Overlay(token.txn_id, token.term, chunks) if chunks else None
 
     def _note_read(self, collection: Collection, keys: Iterable[bytes] | None) -> None:
         self._token = self._token.with_read(collection.id, keys)

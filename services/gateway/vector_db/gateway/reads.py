@@ -36,6 +36,7 @@ from vector_db.gateway.coalesce import Coalescer, Send, Shape
 from vector_db.gateway.core.hits import hits_of, merge_hits
 from vector_db.gateway.core.requests import Hits
 from vector_db.gateway.core.stats import stats_sum
+from vector_db.gateway.explaining import Notes, Stopwatch
 
 READ_TIMEOUTS_S = (5.0, 10.0, 15.0)
 """A read that is not answered is asked again: its worker may have been restarted meanwhile."""
@@ -100,30 +101,48 @@ class Reader:
         shape: Shape,
         vectors: F32,
         overlay: Overlay | None = None,
+        notes: Notes | None = None,
     ) -> list[Hits]:
         """The hits of each query; `shape.shards` is filled in here.
 
-        A read with an overlay is seen by nobody else, so it travels alone.
+        A read with an overlay is seen by nobody else, so it travels alone, and so does one that
+        `notes` are to be made of.
         """
+        if notes is not None:
+            notes.scattering()
         routes = self._routes(collection)
         queries = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
         if len(routes) == 1:
             ((replica, shards),) = routes.items()
             shape = shape._replace(shards=shards)
-            return await self._search_one(replica, shape, queries, collection.dimension, overlay)
+            hits = await self._search_one(
+                replica, shape, queries, collection.dimension, overlay, notes
+            )
+            if notes is not None:
+                notes.gathered()
+            return hits
         # Payloads are fetched for the merged hits alone.
         lean = shape._replace(include_metadata=False, include_vectors=False)
         parts = await asyncio.gather(
             *(
                 self._search_one(
-                    replica, lean._replace(shards=shards), queries, collection.dimension, overlay
+                    replica,
+                    lean._replace(shards=shards),
+                    queries,
+                    collection.dimension,
+                    overlay,
+                    notes,
                 )
                 for replica, shards in routes.items()
             )
         )
         merged = [merge_hits(found, shape.k) for found in zip(*parts, strict=True)]
+        if notes is not None:
+            notes.gathered()
         if shape.include_metadata or shape.include_vectors:
-            return await self._with_payloads(collection, shape, merged, overlay)
+            merged = await self._with_payloads(collection, shape, merged, overlay)
+            if notes is not None:
+                notes.payloads_fetched()
         return merged
 
     async def _search_one(
@@ -133,11 +152,20 @@ class Reader:
         queries: bytes,
         dimension: int,
         overlay: Overlay | None,
+        notes: Notes | None,
     ) -> list[Hits]:
-        if overlay is not None:
-            request = shape.request(queries)
-            own = msgspec.structs.replace(request, overlay=_part(overlay, shape.shards))
-            return await self._sender(replica)(own)
+        if overlay is not None or notes is not None:
+            request = msgspec.structs.replace(
+                shape.request(queries),
+                overlay=_part(overlay, shape.shards),
+                explain=notes is not None,
+            )
+            if notes is None:
+                return await self._sender(replica)(request)
+            watch = Stopwatch()
+            reply = await self._ask(replica, request, SearchReply)
+            notes.add_worker(replica, shape.shards, watch.lap_us(), reply)
+            return hits_of(reply, len(queries) // len(reply.counts))
         coalescer = self._coalescers.get(replica)
         if coalescer is None:
             coalescer = Coalescer(

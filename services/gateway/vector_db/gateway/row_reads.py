@@ -17,6 +17,7 @@ from vector_db.common.core.messages import Overlay, RowsReply
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import InvalidArgument, NotFound, PreconditionFailed
 from vector_db.common.model.limits import Limits
+from vector_db.common.model.rows import F32
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.coalesce import Shape
 from vector_db.gateway.core.cursor import (
@@ -26,10 +27,18 @@ from vector_db.gateway.core.cursor import (
     filter_hash,
     parse_cursor,
 )
+from vector_db.gateway.core.distance import least_similarity
+from vector_db.gateway.core.hits import first, without
 from vector_db.gateway.core.patch import patched_metadata
+from vector_db.gateway.core.query_cursor import (
+    CURSOR_VERSION,
+    QueryCursor,
+    check_query,
+    decode_query_cursor,
+    query_hash,
+)
 from vector_db.gateway.core.requests import (
     Consistency,
-    Hits,
     Page,
     Query,
     QueryResult,
@@ -38,6 +47,7 @@ from vector_db.gateway.core.requests import (
     Upsert,
 )
 from vector_db.gateway.core.rows import validate_queries
+from vector_db.gateway.explaining import Notes
 from vector_db.gateway.reads import Reader
 
 
@@ -57,19 +67,23 @@ class SnapshotReads:
         """The snapshot of a read of `collection`."""
         raise NotImplementedError
 
-    async def _cursor_snapshot(self, snapshot_ts: int) -> None:
-        """Refuse the snapshot of a cursor that cannot have been given out."""
+    async def _cursor_snapshot(self, snapshot_ts: int, where: str = "cursor") -> None:
+        """Refuse the snapshot of a cursor that cannot have been given out; `where` is named."""
         raise NotImplementedError
 
     def _overlay(self) -> Overlay | None:
         """What the reads see above their snapshot."""
         return None
 
+    def _overlay_then(self, chunks: dict[int, int]) -> Overlay | None:
+        """What the reads saw when this had been staged, as a query's cursor says."""
+        return None
+
     def _note_read(self, collection: Collection, keys: Iterable[bytes] | None) -> None:
         """These keys were read, or (None) anything of the collection."""
 
     def _txn_id(self) -> bytes:
-        """The transaction that a scroll's cursors belong to."""
+        """The transaction that cursors belong to."""
         return b""
 
     # --- names ------------------------------------------------------------------------------------
@@ -96,36 +110,64 @@ class SnapshotReads:
 
     async def query(self, query: Query) -> QueryResult:
         """See `RowsApi.query`."""
-        collection, snapshot_ts = await self._found(query.collection, query.consistency)
-        overlay = self._overlay()
-        vectors = query.vectors
-        k = query.k
-        if query.id is not None:
-            rows = await self._reader.fetch(collection, [query.id], snapshot_ts, True, overlay)
-            if not len(rows.ids):
-                self._note_read(collection, [query.id])
-                raise NotFound(f"id {query.id.decode()!r} does not exist in {collection.name!r}")
-            vectors = np.frombuffer(rows.vectors, dtype="<f4").reshape(1, -1)
-            k += 1
-        elif vectors is None:
-            raise InvalidArgument("one of vector, vectors and id is needed")
+        collection = await self._view.collection(query.collection)
+        text = b"" if query.filter is None else orjson.dumps(query.filter)
+        notes = Notes() if query.explain else None
+        after: QueryCursor | None = None
+        if query.after is None:
+            snapshot_ts = await self._snapshot(collection, query.consistency)
+            overlay = self._overlay()
         else:
-            validate_queries(vectors, collection, "vector" if len(vectors) == 1 else "vectors")
-        shape = Shape(
-            collection_id=collection.id,
-            shards=(),
-            snapshot_ts=snapshot_ts,
-            k=k,
-            filter=b"" if query.filter is None else orjson.dumps(query.filter),
-            min_similarity=query.min_similarity,
-            include_metadata=query.include_metadata,
-            include_vectors=query.include_vectors,
-        )
-        hits = await self._reader.search(collection, shape, vectors, overlay)
+            after = decode_query_cursor(query.after, collection.id, text, self._txn_id(), query.k)
+            snapshot_ts = after.snapshot_ts
+            await self._cursor_snapshot(snapshot_ts, "after")
+            overlay = self._overlay_then(after.chunks)
+        if notes is not None:
+            notes.snapshot_known()
+        vectors = await self._query_vectors(query, collection, snapshot_ts, overlay)
+        if after is not None:
+            check_query(after, query_hash(vectors, query.id))
+        shape = _shape(query, collection, snapshot_ts, text, after)
+        hits = await self._reader.search(collection, shape, vectors, overlay, notes)
         self._note_read(collection, None)
-        if query.id is not None:
-            hits = [_without(hits[0], query.id, query.k)]
-        return QueryResult(hits, snapshot_ts, collection.metric)
+        cursor = None
+        if query.paged or query.id is not None:
+            found = hits[0] if query.id is None else without(hits[0], query.id)
+            hits = [first(found, query.k)]
+            if query.paged and len(found.ids) > query.k:
+                cursor = QueryCursor(
+                    CURSOR_VERSION,
+                    collection.id,
+                    snapshot_ts,
+                    similarity=hits[0].similarities[-1],
+                    row_id=hits[0].ids[-1],
+                    skip=shape.skip + query.k,
+                    query_hash=query_hash(vectors, query.id),
+                    filter_hash=filter_hash(text),
+                    txn_id=self._txn_id(),
+                    chunks={} if overlay is None else _chunks_of(overlay, collection),
+                ).encode()
+        told = None if notes is None else notes.plain()
+        return QueryResult(hits, snapshot_ts, collection.metric, query.paged, cursor, told)
+
+    async def _query_vectors(
+        self, query: Query, collection: Collection, snapshot_ts: int, overlay: Overlay | None
+    ) -> F32:
+        """What to search for: as given, or the vector of a row.
+
+        :raises NotFound: there is no such row.
+        """
+        if query.id is None:
+            if query.vectors is None:
+                raise InvalidArgument("one of vector, vectors and id is needed")
+            where = "vector" if len(query.vectors) == 1 else "vectors"
+            validate_queries(query.vectors, collection, where)
+            return query.vectors
+        rows = await self._reader.fetch(collection, [query.id], snapshot_ts, True, overlay)
+        if not len(rows.ids):
+            self._note_read(collection, [query.id])
+            raise NotFound(f"id {query.id.decode()!r} does not exist in {collection.name!r}")
+        return np.frombuffer(rows.vectors, dtype="<f4").reshape(1, -1)
 
     async def fetch(
         self,
@@ -256,15 +298,37 @@ class SnapshotReads:
         return Upsert(collection.name, RowsIn([row_id], rows.vectors, [text])), version
 
 
-def _without(hits: Hits, row_id: bytes, k: int) -> Hits:
-    """The first `k` hits but the row itself."""
-    keep = [i for i, hit in enumerate(hits.ids) if hit != row_id][:k]
-    return Hits(
-        [hits.ids[i] for i in keep],
-        [hits.similarities[i] for i in keep],
-        None if hits.metadata is None else [hits.metadata[i] for i in keep],
-        None if hits.vectors is None else hits.vectors[keep],
+def _shape(
+    query: Query,
+    collection: Collection,
+    snapshot_ts: int,
+    filter: bytes,
+    after: QueryCursor | None,
+) -> Shape:
+    """What is asked of the shard workers, but for the vectors."""
+    least = query.min_similarity
+    if query.radius is not None:
+        least = least_similarity(collection.metric, query.radius)
+    return Shape(
+        collection_id=collection.id,
+        shards=(),
+        snapshot_ts=snapshot_ts,
+        # The row that is searched by is left out, and one hit more tells whether any follow.
+        k=query.k + (query.id is not None) + query.paged,
+        filter=filter,
+        min_similarity=least,
+        include_metadata=query.include_metadata,
+        include_vectors=query.include_vectors,
+        effort=query.effort,
+        after=None if after is None else after.place,
+        skip=0 if after is None else after.skip,
     )
+
+
+def _chunks_of(overlay: Overlay, collection: Collection) -> dict[int, int]:
+    """What of the overlay concerns the collection."""
+    chunks = overlay.chunks
+    return {shard: chunks[shard] for shard in collection.shards if shard in chunks}
 
 
 def _rows(reply: RowsReply, snapshot_ts: int, dimension: int, with_vectors: bool) -> Rows:

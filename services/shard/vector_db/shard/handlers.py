@@ -11,8 +11,10 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import lru_cache
+from time import perf_counter_ns
 from typing import TypeAlias, TypeVar
 
+import msgspec
 import orjson
 
 from vector_db.common.core.messages import (
@@ -40,6 +42,7 @@ from vector_db.common.model.filters import Filter, parse_filter
 from vector_db.common.model.limits import Limits
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.search import executor
+from vector_db.shard.search.explain import explain
 from vector_db.shard.storage.overlays import GONE, Overlays
 from vector_db.shard.storage.reads import Layers
 from vector_db.shard.storage.store import NO_LAYERS, Store
@@ -202,17 +205,34 @@ class Handlers:
 
     async def _search(self, request: SearchRequest) -> SearchReply:
         self._on_read()
+        came_ns = perf_counter_ns() if request.explain else 0
         layers = await self._prepare(request, payload=True)
         collection = self._store.collection(request.collection_id)
         parsed = self._filter(request.filter)
         views = self._views(request, layers)
         queries = len(request.queries) // (4 * collection.dimension)
-        metric = collection.metric
-        cost_ms = executor.cost(views, queries, request.k, parsed is not None, metric)
-        return await self._run(
+        metric, target = collection.metric, collection.recall_target
+        width, wish = request.skip + request.k, executor.wish_of(request, target)
+        cost_ms = executor.cost(views, queries, width, parsed is not None, metric, wish)
+        if not request.explain:
+            return await self._run(
+                cost_ms,
+                lambda: executor.search(
+                    views, metric, collection.dimension, request, parsed, target
+                ),
+            )
+        ready_ns = perf_counter_ns()
+        reply, told = await self._run(
             cost_ms,
-            lambda: executor.search(views, metric, collection.dimension, request, parsed),
+            lambda: explain(views, metric, collection.dimension, request, parsed, target),
         )
+        told |= {
+            "wait_us": (ready_ns - came_ns) / 1000,
+            "estimate_us": cost_ms * 1000,
+            "pool": cost_ms > INLINE_MS_MAX,
+            "run_us": (perf_counter_ns() - ready_ns) / 1000,
+        }
+        return msgspec.structs.replace(reply, explain=orjson.dumps(told))
 
     def _views(self, request: ReadRequest, layers: Callable[[], Layers]) -> list[SegmentView]:
         return self._store.views(

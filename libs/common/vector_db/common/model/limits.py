@@ -35,6 +35,12 @@ STAGED_PART_BYTES_MAX = 8 * 1024 * 1024
 """Chunks of one shard's part of a transaction that a replica keeps in memory; the rest is read back
 from its WAL when it is needed."""
 
+QUERY_DEPTH_MAX = 100_000
+"""How deep the pages of one query reach: each page searches for all hits up to its end."""
+
+HITS_PER_REQUEST_MAX = 1_000_000
+"""Queries of a batch times k: what one request may be answered."""
+
 PEER_REPLY_BYTES_MAX = 4 * 1024 * 1024
 """Records in one answer to a worker that lacks them."""
 

@@ -43,3 +43,26 @@ def merge_hits(parts: Sequence[Hits], k: int) -> Hits:
     runs = [[(-s, i) for s, i in zip(part.similarities, part.ids, strict=True)] for part in parts]
     best = list(itertools.islice(heapq.merge(*runs), k))
     return Hits([row_id for _, row_id in best], [-score for score, _ in best], None, None)
+
+
+def without(hits: Hits, row_id: bytes) -> Hits:
+    """The hits but the row itself."""
+    keep = [i for i, hit in enumerate(hits.ids) if hit != row_id]
+    return Hits(
+        [hits.ids[i] for i in keep],
+        [hits.similarities[i] for i in keep],
+        None if hits.metadata is None else [hits.metadata[i] for i in keep],
+        None if hits.vectors is None else hits.vectors[keep],
+    )
+
+
+def first(hits: Hits, k: int) -> Hits:
+    """The first `k` hits."""
+    if len(hits.ids) <= k:
+        return hits
+    return Hits(
+        hits.ids[:k],
+        hits.similarities[:k],
+        None if hits.metadata is None else hits.metadata[:k],
+        None if hits.vectors is None else hits.vectors[:k],
+    )

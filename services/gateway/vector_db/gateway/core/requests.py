@@ -7,7 +7,7 @@ catalog's part (dimension, zero vectors under cosine) is `validate` in `core/row
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from vector_db.common.model.collection import RECALL_TARGET, IndexChange
 from vector_db.common.model.rows import F32, I64
@@ -82,11 +82,22 @@ class WriteResult:
     replayed: bool = False
 
 
+class Effort(NamedTuple):
+    """How hard a query tries: `recall` 0 is the collection's target, `ef` (of graphs) and `nprobe`
+    (of lists) 0 are as calibrated for the recall; `exact` uses no index."""
+
+    recall: float = 0.0
+    ef: int = 0
+    nprobe: int = 0
+    exact: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """Top-k search. `vectors` float32[nq, dimension], or `id` of a stored row (itself left out).
 
-    `filter` is the decoded JSON object, checked already, or None.
+    `filter` is the decoded JSON object, checked already, or None. `radius`: the largest distance,
+    in place of `min_similarity`. `page` asks for a cursor, `after` is one; both for a single query.
     """
 
     collection: str
@@ -98,6 +109,19 @@ class Query:
     include_metadata: bool = True
     include_vectors: bool = False
     consistency: Consistency = field(default_factory=Consistency)
+    effort: Effort = Effort()
+    radius: float | None = None
+    page: bool = False
+    after: str | None = None
+    explain: bool = False
+
+    @property
+    def paged(self) -> bool:
+        """Whether the answer says how to go on: when asked to, and when a radius has no natural
+        end."""
+        if self.vectors is not None and len(self.vectors) > 1:
+            return False
+        return self.page or self.after is not None or self.radius is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +136,17 @@ class Hits:
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """One `Hits` a query; `distances` are derived from similarities by the collection's metric."""
+    """One `Hits` a query; `distances` are derived from similarities by the collection's metric.
+
+    `paged`: `cursor` means something, None that nothing follows. `explain`: JSON-able, when asked.
+    """
 
     hits: list[Hits]
     snapshot_ts: int
     metric: str
+    paged: bool = False
+    cursor: str | None = None
+    explain: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

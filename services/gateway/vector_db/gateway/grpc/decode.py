@@ -21,6 +21,13 @@ from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.ids import validate_collection_name, validate_id
 from vector_db.common.model.limits import ALIASES_MAX, Limits
 from vector_db.common.model.rows import F32, I64
+from vector_db.gateway.core.query_options import (
+    check_batch,
+    check_cursor,
+    check_radius,
+    effort_of,
+    k_of,
+)
 from vector_db.gateway.core.requests import (
     CollectionChange,
     Consistency,
@@ -43,7 +50,6 @@ from vector_db.gateway.core.times import TS_MAX, parse_rfc3339
 from vector_db.v1 import vector_db_pb2 as pb
 
 DEFAULT_COLLECTION = "default"
-K_DEFAULT = 10
 SCROLL_LIMIT_DEFAULT = 100
 
 FILTER_BYTES_MAX = 1 << 20
@@ -290,12 +296,16 @@ def decode_query(request: Any, limits: Limits) -> Query:
     """A search by vectors or by the vector of a stored row."""
     if bool(request.vectors) == bool(request.id):
         raise InvalidArgument("a query has either vectors or id")
-    k = _bounded(request, "k", K_DEFAULT, limits.k_max, "k_max")
+    radius = request.radius if request.HasField("radius") else None
+    k = _bounded(request, "k", k_of(None, radius, limits), limits.k_max, "k_max")
     min_similarity: float | None = None
     if request.HasField("min_similarity"):
         min_similarity = request.min_similarity
         if not math.isfinite(request.min_similarity):
             raise InvalidArgument("min_similarity: must be a finite number")
+    check_radius(radius, min_similarity)
+    after = request.after or None
+    check_cursor(after)
     vectors: F32 | None = None
     row_id: bytes | None = None
     if request.id:
@@ -306,6 +316,8 @@ def decode_query(request: Any, limits: Limits) -> Query:
             raise TooLarge(
                 f"vectors: {count} queries, the limit queries_per_batch_max is {maximum}"
             )
+        if count > 1:
+            check_batch(count, k, request.page, after)
         vectors = _floats(request.vectors, "vectors", "", limits)
     return Query(
         collection=decode_collection_name(request.collection),
@@ -317,6 +329,16 @@ def decode_query(request: Any, limits: Limits) -> Query:
         include_metadata=not request.omit_metadata,
         include_vectors=request.include_dimensions,
         consistency=decode_consistency(request.consistency),
+        effort=effort_of(
+            request.recall if request.HasField("recall") else None,
+            request.ef if request.HasField("ef") else None,
+            request.nprobe if request.HasField("nprobe") else None,
+            request.exact,
+        ),
+        radius=radius,
+        page=request.page,
+        after=after,
+        explain=request.explain,
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from vector_db.common.model.collection import Collection, Encoding, IndexKind, Metric
 from vector_db.common.model.rows import F32
+from vector_db.gateway.core.distance import distance_of
 from vector_db.gateway.core.requests import (
     CollectionStats,
     Hits,
@@ -108,8 +109,10 @@ def encode_begin(begun: OpenTransaction) -> Any:
 def encode_query(result: QueryResult) -> Any:
     """One `Hits` a query, with distances derived from the similarities."""
     return pb.QuerySimilarResponse(
-        results=[_hits(hits, result.metric) for hits in result.hits],
+        results=[_hits(hits, Metric(result.metric)) for hits in result.hits],
         snapshot_ts=result.snapshot_ts,
+        cursor=result.cursor or "",
+        explain="" if result.explain is None else orjson.dumps(result.explain).decode(),
     )
 
 
@@ -127,16 +130,7 @@ def encode_scroll(page: Page) -> Any:
     )
 
 
-def distance_of(similarity: float, metric: str) -> float:
-    """The distance that `similarity` stands for under `metric` (see `Metric`)."""
-    if metric == Metric.COSINE:
-        return 1.0 - similarity
-    if metric == Metric.DOT:
-        return -similarity
-    return 1.0 / similarity - 1.0 if similarity > 0.0 else math.inf
-
-
-def _hits(hits: Hits, metric: str) -> Any:
+def _hits(hits: Hits, metric: Metric) -> Any:
     metadata = hits.metadata
     vectors = _row_bytes(hits.vectors)
     return pb.Hits(
@@ -144,7 +138,7 @@ def _hits(hits: Hits, metric: str) -> Any:
             pb.Hit(
                 id=row_id.decode(),
                 similarity=similarity,
-                distance=distance_of(similarity, metric),
+                distance=distance_of(metric, similarity),
                 metadata="" if metadata is None else metadata[i].decode(),
                 dimensions=b"" if vectors is None else vectors[i],
             )

@@ -56,11 +56,83 @@ class Hit(_Answer):
     distance: float | None = None
 
 
+class RejectedPlan(_Answer):
+    """A way to search a segment that was not taken, and what it would have cost."""
+
+    method: str
+    cost_us: float
+
+
+class SegmentPlan(_Answer):
+    """How one segment was searched; times in microseconds, `cost_us` the estimate of the search.
+
+    `name` is `memory` for rows that are in no file of their own yet. `method`: `all` (no more rows
+    match than are wanted), `index`, `scan` or `gather` (of the matching rows alone). `width`: how
+    many hits it was asked for; `candidates`: how many rows were scored.
+    """
+
+    name: str
+    rows: int
+    matching: int
+    selectivity: float
+    index: str | None
+    method: str
+    ef: int
+    nprobe: int
+    width: int
+    candidates: int
+    cost_us: float
+    rejected: list[RejectedPlan]
+    filter_us: float
+    search_us: float
+
+
+class WorkerPlan(_Answer):
+    """What one shard worker did; times in microseconds.
+
+    `wait_us`: for the snapshot and what a transaction has staged; `run_us`: from then to the
+    answer, of which `score_us` for scoring and ranking. `pool`: it did not run in the event loop,
+    since `estimate_us` was high. `recall`: what indexes were to reach, null when exact.
+    """
+
+    worker: str
+    shards: list[int]
+    round_trip_us: float
+    wait_us: float
+    estimate_us: float
+    pool: bool
+    run_us: float
+    score_us: float
+    recall: float | None
+    exact: bool
+    segments: list[SegmentPlan]
+
+
+class Explanation(_Answer):
+    """How a query was carried out; times in microseconds.
+
+    `coalesced`: whether it shared a request with others; explained queries travel alone.
+    `payload_us`: for metadata and vectors of hits that several workers found.
+    """
+
+    snapshot_wait_us: float
+    scatter_gather_us: float
+    payload_us: float
+    coalesced: bool
+    workers: list[WorkerPlan]
+
+
 class QueryAnswer(_Answer):
-    """Hits of one query, best first; ties by id."""
+    """Hits of one query, best first; ties by id.
+
+    `cursor` is there when `page`, `after` or `radius` were given: null when no hit follows.
+    `explain` is there when it was asked for.
+    """
 
     vectors: list[Hit]
     snapshot_ts: Timestamp
+    cursor: str | None = None
+    explain: Explanation | None = None
 
 
 class QueryHits(_Answer):
@@ -74,6 +146,7 @@ class BatchQueryAnswer(_Answer):
 
     results: list[QueryHits]
     snapshot_ts: Timestamp
+    explain: Explanation | None = None
 
 
 class StoredRow(_Answer):

@@ -19,6 +19,13 @@ from vector_db.common.model.errors import InvalidArgument, VectorDBError
 from vector_db.common.model.ids import validate_id
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32
+from vector_db.gateway.core.query_options import (
+    check_batch,
+    check_cursor,
+    check_radius,
+    effort_of,
+    k_of,
+)
 from vector_db.gateway.core.requests import Consistency, Delete, Mode, Query, Upsert
 from vector_db.gateway.core.times import TS_MAX, parse_rfc3339
 from vector_db.gateway.rest import models
@@ -76,16 +83,27 @@ class Decoder:
         vectors = request.vectors
         if request.vector is not None:
             vectors = request.vector.reshape(1, -1)
+        check_radius(request.radius, request.min_similarity)
+        check_cursor(request.after)
+        k = request.k if "k" in request.model_fields_set else None
+        k = k_of(k, request.radius, self._limits)
+        if request.vectors is not None:
+            check_batch(len(request.vectors), k, request.page, request.after)
         query = Query(
             collection=collection,
             vectors=vectors,
             id=request.id,
-            k=request.k,
+            k=k,
             filter=request.filter,
             min_similarity=request.min_similarity,
             include_metadata="metadata" in request.include,
             include_vectors="dimensions" in request.include,
             consistency=consistency(request.consistency),
+            effort=effort_of(request.recall, request.ef, request.nprobe, request.exact),
+            radius=request.radius,
+            page=request.page,
+            after=request.after,
+            explain=request.explain,
         )
         return query, request
 

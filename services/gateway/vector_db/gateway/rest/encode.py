@@ -6,6 +6,7 @@ vectors are written with the shortest digits that read back as the same float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from vector_db.common.model.collection import Collection, Metric
+from vector_db.gateway.core.distance import distance_of
 from vector_db.gateway.core.requests import (
     CollectionStats,
     Hits,
@@ -40,12 +42,22 @@ def json_response(
 
 
 def query_answer(result: QueryResult, batch: bool, distance: bool) -> dict[str, Any]:
-    """``{"vectors", "snapshot_ts"}``, or ``{"results": [{"vectors"}, …], "snapshot_ts"}``."""
+    """``{"vectors", "snapshot_ts", "cursor"?, "explain"?}``.
+
+    For a batch ``{"results": [{"vectors"}, …], "snapshot_ts", "explain"?}``.
+    """
     metric = Metric(result.metric) if distance else None
+    answer: dict[str, Any]
     if batch:
         results = [{"vectors": _hits(hits, metric)} for hits in result.hits]
-        return {"results": results, "snapshot_ts": result.snapshot_ts}
-    return {"vectors": _hits(result.hits[0], metric), "snapshot_ts": result.snapshot_ts}
+        answer = {"results": results, "snapshot_ts": result.snapshot_ts}
+    else:
+        answer = {"vectors": _hits(result.hits[0], metric), "snapshot_ts": result.snapshot_ts}
+        if result.paged:
+            answer["cursor"] = result.cursor
+    if result.explain is not None:
+        answer["explain"] = result.explain
+    return answer
 
 
 def _hits(hits: Hits, metric: Metric | None) -> list[dict[str, Any]]:
@@ -61,19 +73,9 @@ def _hits(hits: Hits, metric: Metric | None) -> list[dict[str, Any]]:
             hit["dimensions"] = vector
     if metric is not None:
         for hit in out:
-            hit["distance"] = distance_of(metric, hit["similarity"])
+            distance = distance_of(metric, hit["similarity"])
+            hit["distance"] = distance if math.isfinite(distance) else None
     return out
-
-
-def distance_of(metric: Metric, similarity: float) -> float | None:
-    """The distance that a similarity stands for; None beyond what a float can say."""
-    match metric:
-        case Metric.COSINE:
-            return 1.0 - similarity
-        case Metric.DOT:
-            return -similarity
-        case Metric.EUCLIDEAN:
-            return 1.0 / similarity - 1.0 if similarity > 0.0 else None
 
 
 def rows_of(rows: Rows, include: Iterable[str]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from vector_db.common.model.rows import F32, I64
-from vector_db.gateway.core import requests
+from vector_db.gateway.core import query_options, requests
 from vector_db.gateway.core.times import TS_MAX
 from vector_db.gateway.rest import fields
 from vector_db.gateway.rest.row_reader import GivenRows
@@ -47,6 +47,21 @@ _FILTER_SCHEMA: dict[str, Any] = {
     "examples": [{"year": {"$gte": 2020}, "lang": {"$in": ["en"]}}],
 }
 _VERSION_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": TS_MAX}
+_RECALL_SCHEMA: dict[str, Any] = {
+    "oneOf": [
+        {
+            "type": "number",
+            "minimum": query_options.RECALL_MIN,
+            "maximum": query_options.RECALL_MAX,
+        },
+        {"const": 1},
+    ]
+}
+_EFFORT_SCHEMA: dict[str, Any] = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": query_options.EFFORT_MAX,
+}
 _AS_OF_SCHEMA: dict[str, Any] = {
     "oneOf": [
         {"type": "integer", "minimum": 1, "maximum": TS_MAX},
@@ -192,10 +207,30 @@ class QueryRequest(Body):
     vector: Vector | None = None
     id: RowId | None = Field(None, description="search by a stored row, which is left out")
     vectors: Matrix | None = Field(None, description="a batch of queries, answered as results")
-    k: Annotated[int, Limited("k_max", at_least=1)] = 10
+    k: Annotated[int, Limited("k_max", at_least=1)] = Field(
+        query_options.K_DEFAULT, description="with `radius` 1000 by default"
+    )
     filter: Filter | None = None
     include: Included = Field(default_factory=_metadata)
     min_similarity: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    radius: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None, description="the largest distance, in place of min_similarity"
+    )
+    recall: Annotated[float, WithJsonSchema(_RECALL_SCHEMA)] | None = Field(
+        None, description="the share of the true best k wanted; by default the collection's target"
+    )
+    ef: Annotated[int, WithJsonSchema(_EFFORT_SCHEMA)] | None = Field(
+        None, description="the beam of graph indexes, in place of what the recall needs"
+    )
+    nprobe: Annotated[int, WithJsonSchema(_EFFORT_SCHEMA)] | None = Field(
+        None, description="the lists searched of list indexes, in place of what the recall needs"
+    )
+    exact: bool = Field(False, description="use no index; goes without recall, ef and nprobe")
+    page: bool = Field(False, description="answer a `cursor` when more hits follow")
+    after: str | None = Field(
+        None, description="the `cursor` of the page before: it keeps its snapshot"
+    )
+    explain: bool = Field(False, description="tell how the query was carried out")
     consistency: ConsistencyField | None = None
 
     @model_validator(mode="after")

@@ -17,14 +17,23 @@ from vector_db.common.core.messages import SearchReply, SearchRequest
 from vector_db.common.model.collection import RECALL_TARGET, Metric
 from vector_db.common.model.filters import Filter
 from vector_db.shard.core.planner import Wish
-from vector_db.shard.search.candidates import candidates, matching_mask, plan_for
-from vector_db.shard.search.ranking import FEW, answer, answer_few
+from vector_db.shard.search.candidates import matching_mask, plan_for
+from vector_db.shard.search.ranking import FEW, Pairs, answer, answer_few
+from vector_db.shard.search.reach import find
 from vector_db.shard.search.score import Queries
 from vector_db.shard.views import SegmentView
 
 ANY_WISH = Wish(RECALL_TARGET)
 
-__all__ = ["cost", "count", "matching_mask", "search"]
+__all__ = ["cost", "count", "matching_mask", "rank", "search", "wish_of"]
+
+
+def wish_of(request: SearchRequest, recall_target: float) -> Wish:
+    """What the query asks for, or its collection where it does not say."""
+    recall = request.recall or recall_target
+    # A target of 1 means exact, unless the query says itself how hard to try.
+    exact = request.exact or (recall >= 1 and not (request.ef or request.nprobe))
+    return Wish(recall, request.ef, request.nprobe, exact)
 
 
 def search(
@@ -33,15 +42,26 @@ def search(
     dimension: int,
     request: SearchRequest,
     filter: Filter | None,
+    recall_target: float = RECALL_TARGET,
 ) -> SearchReply:
     """The best `request.k` visible, matching rows of `views` for each query.
 
-    `filter` is `request.filter`, parsed.
+    `filter` is `request.filter`, parsed; `recall_target` the collection's.
     """
     vectors = np.frombuffer(request.queries, dtype="<f4").reshape(-1, dimension)
     queries = Queries(vectors, metric)
-    wish = Wish(request.recall or RECALL_TARGET, request.ef, request.nprobe, request.exact)
-    found = [candidates(view, filter, queries, request.k, wish).pairs for view in views]
+    wish = wish_of(request, recall_target)
+    found = [find(view, filter, queries, request, wish)[0].pairs for view in views]
+    return rank(views, queries, found, request)
+
+
+def rank(
+    views: Sequence[SegmentView],
+    queries: Queries,
+    found: Sequence[Pairs],
+    request: SearchRequest,
+) -> SearchReply:
+    """The answer, from the candidates of each view."""
     if len(queries) == 1 and sum(len(pairs.rows) for pairs in found) <= FEW:
         return answer_few(views, queries, found, request)
     return answer(views, queries, found, request)

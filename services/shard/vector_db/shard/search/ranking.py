@@ -1,14 +1,17 @@
 """From candidates to an answer: scored one way, ranked, cut to k, with their payloads.
 
-Owns the order of hits, (similarity descending, id ascending), and that a tie at the k-th place is
-decided by id. One query with few candidates is ranked in plain Python, which is faster for it.
+Owns the order of hits, (similarity descending, id ascending), that a tie at the k-th place is
+decided by id, and that no hit up to the place `after` is answered. One query with few candidates is
+ranked in plain Python, which is faster for it.
 """
 
 from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,9 @@ from vector_db.common.model.rows import Blob
 from vector_db.shard.search.scan import Rows
 from vector_db.shard.search.score import F64, Queries, similarities
 from vector_db.shard.views import ByteColumn, SegmentView
+
+Place: TypeAlias = tuple[float, bytes]
+"""A place in the order of hits: similarity and id."""
 
 FEW = 256
 """Candidates of one query up to which plain Python ranks faster than NumPy."""
@@ -63,6 +69,9 @@ def answer_few(
             ids = view.ids.take(rows)
             keyed.extend(zip((-scores).tolist(), ids, itertools.repeat(number), rows))
     keyed.sort()
+    if request.after is not None:
+        similarity, row_id = request.after
+        del keyed[: bisect_right(keyed, (-similarity, row_id), key=_place)]
     del keyed[request.k :]
     if (least := request.min_similarity) is not None:
         keyed = [key for key in keyed if -key[0] >= least]
@@ -87,6 +96,10 @@ def answer_few(
     )
 
 
+def _place(key: tuple[float, bytes, int, int]) -> Place:
+    return key[:2]
+
+
 def answer(
     views: Sequence[SegmentView],
     queries: Queries,
@@ -94,8 +107,11 @@ def answer(
     request: SearchRequest,
 ) -> SearchReply:
     """The best `request.k` candidates of each query; `found` has the candidates of each view."""
-    hits = _cut(_score(views, queries, found), len(queries), request.k, request.min_similarity)
-    hits, ids = _rank(hits, _take([view.ids for view in views], hits), request.k)
+    hits = _score(views, queries, found)
+    if request.after is not None:
+        hits = _behind(views, hits, request.after)
+    hits = _cut(hits, len(queries), request.k, request.min_similarity)
+    hits, ids = _rank(hits, _take(_ids(views), hits), request.k)
     metadata = None
     if request.include_metadata:
         metadata = Blob.pack(_take([view.metadata for view in views], hits))
@@ -140,6 +156,26 @@ def _score(views: Sequence[SegmentView], queries: Queries, found: Sequence[Pairs
         scores=np.concatenate(scores),
         views=np.repeat(np.arange(len(found)), [len(p.rows) for p in found]),
     )
+
+
+def _behind(views: Sequence[SegmentView], hits: _Hits, place: Place) -> _Hits:
+    """The hits of one query that come after a place in the order."""
+    return hits[comes_after(hits.scores, place, lambda ties: _take(_ids(views), hits[ties]))]
+
+
+def comes_after(
+    scores: F64, place: Place, ids_of: Callable[[Rows], list[bytes]]
+) -> NDArray[np.bool_]:
+    """Which hits of one query come after `place`; `ids_of` gives ids by their number."""
+    similarity, row_id = place
+    after = scores < similarity
+    ties = np.flatnonzero(scores == similarity)
+    after[ties] = [one > row_id for one in ids_of(ties)]
+    return after
+
+
+def _ids(views: Sequence[SegmentView]) -> list[ByteColumn]:
+    return [view.ids for view in views]
 
 
 def _cut(hits: _Hits, nq: int, k: int, min_similarity: float | None) -> _Hits:
