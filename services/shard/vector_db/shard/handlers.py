@@ -213,7 +213,7 @@ class Handlers:
         queries = len(request.queries) // (4 * collection.dimension)
         metric, target = collection.metric, collection.recall_target
         width, wish = request.skip + request.k, executor.wish_of(request, target)
-        cost_ms = executor.cost(views, queries, width, parsed is not None, metric, wish)
+        cost_ms = executor.cost(views, queries, width, parsed is not None, wish)
         if not request.explain:
             return await self._run(
                 cost_ms,

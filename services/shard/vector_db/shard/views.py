@@ -8,8 +8,8 @@ copied at capture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,12 +53,18 @@ class Searcher(Protocol):
         """Estimated microseconds of one query."""
 
     def search(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, effort: int
+        self,
+        queries: F32,
+        k: int,
+        live: NDArray[np.bool_] | None,
+        effort: int,
+        packed: NDArray[np.uint8] | None = None,
     ) -> tuple[F32, NDArray[np.int64]]:
         """Scores [nq, k] (higher is better) and rows [nq, k], -1 where there are fewer.
 
         `queries` are normalised already where the metric is cosine. `live` is bool of the first
-        rows (later ones are not live), None for all. `effort`: beam of a graph, number of lists.
+        rows (later ones are not live), None for all, `packed` the same as bits where known.
+        `effort`: beam of a graph, number of lists.
         """
 
 
@@ -79,7 +85,12 @@ class VectorIndex(Protocol):
         """The least effort that holds `recall` for the best `k`."""
 
     def search(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, effort: int
+        self,
+        queries: F32,
+        k: int,
+        live: NDArray[np.bool_] | None,
+        effort: int,
+        packed: NDArray[np.uint8] | None = None,
     ) -> tuple[F32, NDArray[np.int64]]: ...
 
 
@@ -97,7 +108,8 @@ class SegmentView:
 
     `vectors` float32[rows, d] as the client sent them (bit-exact); `inverse_norms` float32[rows]
     (cosine only, else None); `versions` int64[rows] begin_ts; `live` bool[rows], None = all
-    visible.
+    visible; `visible` how many (-1: to be counted); `packed` the bits of `live`, if they are known.
+    `plans` remembers how searches of this view are done.
     """
 
     rows: int
@@ -110,3 +122,17 @@ class SegmentView:
     columns: FilterColumns
     index: VectorIndex | None
     name: str = ""
+    visible: int = -1
+    packed: NDArray[np.uint8] | None = None
+    plans: dict[Hashable, Any] = field(default_factory=dict)
+
+    @property
+    def matching(self) -> int:
+        """How many rows are visible."""
+        if self.visible >= 0:
+            return self.visible
+        return self.rows if self.live is None else int(np.count_nonzero(self.live))
+
+    def showing(self, live: NDArray[np.bool_] | None) -> SegmentView:
+        """The view with other rows visible."""
+        return replace(self, live=live, visible=-1, packed=None)

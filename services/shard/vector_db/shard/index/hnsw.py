@@ -119,12 +119,18 @@ class HnswIndex:
         return 10 + effort * (0.5 + self.dimension * 0.0035) * far
 
     def search(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, effort: int
+        self,
+        queries: F32,
+        k: int,
+        live: NDArray[np.bool_] | None,
+        effort: int,
+        packed: NDArray[np.uint8] | None = None,
     ) -> tuple[F32, NDArray[np.int64]]:
         """Scores [nq, k] (higher is better) and rows [nq, k], -1 where there are fewer.
 
         `queries` float32[nq, dimension], contiguous, normalised where the metric is cosine; `live`
-        is bool of the first rows (later ones are not live), or None for all; `effort` the beam.
+        is bool of the first rows (later ones are not live), or None for all, `packed` the same as
+        bits where they are known; `effort` the beam.
         """
         nq = len(queries)
         scores = np.empty((nq, k), dtype=np.float32)
@@ -132,7 +138,7 @@ class HnswIndex:
         if live is None:
             parameters = self._unmasked(effort)
         else:
-            bits = np.packbits(live, bitorder="little")
+            bits = np.packbits(live, bitorder="little") if packed is None else packed
             selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
             parameters = faiss.SearchParametersHNSW()
             parameters.efSearch = effort

@@ -213,16 +213,24 @@ class IvfIndex:
         return 25 + compared * self.dimension * 1.3e-4 + scanned * self.dimension * 1.2e-5
 
     def search(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, effort: int
+        self,
+        queries: F32,
+        k: int,
+        live: NDArray[np.bool_] | None,
+        effort: int,
+        packed: NDArray[np.uint8] | None = None,
     ) -> tuple[F32, NDArray[np.int64]]:
         """Scores [nq, k] (higher is better) and rows [nq, k], -1 where there are fewer.
 
         `queries` float32[nq, dimension], contiguous, normalised where the metric is cosine; `live`
-        is bool of the first rows (later ones are not live), or None for all; `effort` is how many
-        lists each query looks into at least (`nprobe`).
+        is bool of the first rows (later ones are not live), or None for all, `packed` the same as
+        bits where they are known; `effort` is how many lists each query looks into at least
+        (`nprobe`).
         """
+        if live is not None and packed is None:
+            packed = np.packbits(live, bitorder="little")
         effort = min(max(effort, 1), self.lists)
-        scores, rows = self._scan(queries, k, live, effort)
+        scores, rows = self._scan(queries, k, packed, effort)
         there = None
         while effort < self.lists and (rows[:, -1] < 0).any():
             if there is None:
@@ -231,19 +239,18 @@ class IvfIndex:
             if not len(short):
                 break
             effort = min(4 * effort, self.lists)
-            scores[short], rows[short] = self._scan(queries[short], k, live, effort)
+            scores[short], rows[short] = self._scan(queries[short], k, packed, effort)
         return scores, rows
 
     def _scan(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, effort: int
+        self, queries: F32, k: int, bits: NDArray[np.uint8] | None, effort: int
     ) -> tuple[F32, NDArray[np.int64]]:
         nq = len(queries)
         scores = np.empty((nq, k), dtype=np.float32)
         rows = np.empty((nq, k), dtype=np.int64)
-        if live is None:
+        if bits is None:
             parameters = self._unmasked(effort)
         else:
-            bits = np.packbits(live, bitorder="little")  # the selector refers to it
             selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
             parameters = self._looking_into(effort, selector)
         self._index.search_c(

@@ -6,7 +6,7 @@ mask never answers with fewer rows than there are: where its walk runs dry, the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from vector_db.shard.search.scan import Mask, Rows, gather, scan
 from vector_db.shard.search.score import Queries
 from vector_db.shard.views import SegmentView, VectorIndex
 
+_PLANS_MAX = 256
+"""Plans kept of one view: what they depend on comes from requests."""
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
 
 
@@ -39,14 +41,20 @@ class Found(NamedTuple):
 
 def plan_for(view: SegmentView, matching: int, nq: int, k: int, wish: Wish) -> Plan:
     """The way to the best `k` of the rows that match."""
-    return plan(
-        rows=view.rows,
-        matching=matching,
-        queries=nq,
-        k=k,
-        dimension=view.vectors.shape[1],
-        walk=_walk(view.index, matching, k, wish),
-    )
+    key = (matching, nq, k, wish)
+    known = view.plans.get(key)
+    if known is None:
+        if len(view.plans) >= _PLANS_MAX:
+            view.plans.clear()
+        known = view.plans[key] = plan(
+            rows=view.rows,
+            matching=matching,
+            queries=nq,
+            k=k,
+            dimension=view.vectors.shape[1],
+            walk=_walk(view.index, matching, k, wish),
+        )
+    return cast(Plan, known)
 
 
 def _walk(index: VectorIndex | None, matching: int, k: int, wish: Wish) -> Walk | None:
@@ -67,21 +75,21 @@ def candidates(
     view: SegmentView, filter: Filter | None, queries: Queries, k: int, wish: Wish
 ) -> Found:
     """Rows of one view that may be among the best `k` of each query, few beyond `k`."""
-    mask = matching_mask(view, filter)
-    matching = view.rows if mask is None else int(np.count_nonzero(mask))
+    if filter is not None:
+        view = view.showing(matching_mask(view, filter))
+    matching = view.matching
     chosen = plan_for(view, matching, len(queries), k, wish)
     if not matching:
         return Found(Pairs.of([_NO_ROWS] * len(queries)), chosen, 0)
     if chosen.method is Method.INDEX and view.index is not None:
-        pairs = _from_index(view, view.index, mask, matching, queries, k, chosen.effort)
+        pairs = _from_index(view, view.index, matching, queries, k, chosen.effort)
     else:
-        pairs = Pairs.of(_exactly(view, mask, queries, k, chosen.method))
+        pairs = Pairs.of(_exactly(view, queries, k, chosen.method))
     return Found(pairs, chosen, matching)
 
 
-def _exactly(
-    view: SegmentView, mask: Mask | None, queries: Queries, k: int, method: Method
-) -> list[Rows]:
+def _exactly(view: SegmentView, queries: Queries, k: int, method: Method) -> list[Rows]:
+    mask = view.live
     if method is Method.ALL:
         every = np.arange(view.rows) if mask is None else np.flatnonzero(mask)
         return [every] * len(queries)
@@ -93,7 +101,6 @@ def _exactly(
 def _from_index(
     view: SegmentView,
     index: VectorIndex,
-    mask: Mask | None,
     matching: int,
     queries: Queries,
     k: int,
@@ -103,7 +110,8 @@ def _from_index(
     width = min(index.width(k), matching)
     if index.kind is IndexKind.HNSW:
         effort = max(effort, width)
-    _, rows = index.search(queries.seeking, width, mask, effort)
+    mask = view.live
+    _, rows = index.search(queries.seeking, width, mask, effort, view.packed)
     if mask is None and int(rows.max()) >= view.rows:
         # The index covers rows written after the snapshot.
         _, rows = index.search(queries.seeking, width, np.ones(view.rows, dtype=np.bool_), effort)
@@ -123,6 +131,6 @@ def _from_index(
             dimension=view.vectors.shape[1],
             walk=None,
         )
-        for q, found in zip(short, _exactly(view, mask, again, k, exact.method), strict=True):
+        for q, found in zip(short, _exactly(view, again, k, exact.method), strict=True):
             per_query[q] = found
     return Pairs.of(per_query)

@@ -71,8 +71,10 @@ def count(views: Sequence[SegmentView], filter: Filter | None) -> int:
     """How many visible rows match."""
     total = 0
     for view in views:
-        mask = matching_mask(view, filter)
-        total += view.rows if mask is None else int(np.count_nonzero(mask))
+        if filter is None:
+            total += view.matching
+        else:
+            total += view.showing(matching_mask(view, filter)).matching
     return total
 
 
@@ -81,7 +83,6 @@ def cost(
     nq: int,
     k: int = 10,
     filtered: bool = False,
-    metric: Metric = Metric.COSINE,
     wish: Wish = ANY_WISH,
 ) -> float:
     """Estimated milliseconds of a search, for the choice between inline and a pool.
@@ -90,8 +91,7 @@ def cost(
     """
     total_us = 20.0 + 15.0 * nq
     for view in views:
-        live = view.rows if view.live is None else int(np.count_nonzero(view.live))
-        total_us += 10 + plan_for(view, live, nq, k, wish).cost_us
+        total_us += 10 + plan_for(view, view.matching, nq, k, wish).cost_us
         if filtered:
             total_us += 3.0 * view.rows
     return total_us / 1000

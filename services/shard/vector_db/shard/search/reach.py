@@ -8,8 +8,6 @@ costs what its answer costs and not what its `k` allows.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from vector_db.common.core.messages import SearchRequest
@@ -45,7 +43,7 @@ def masked(view: SegmentView, filter: Filter | None) -> SegmentView:
     """The view with only the rows that match visible, so that its filter is evaluated once."""
     if filter is None:
         return view
-    return dataclasses.replace(view, live=matching_mask(view, filter))
+    return view.showing(matching_mask(view, filter))
 
 
 def _widening(

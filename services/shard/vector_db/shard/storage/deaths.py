@@ -25,6 +25,7 @@ class Deaths:
         self._ts: I64 = np.empty(0, dtype=np.int64)
         self._slots: U32 | None = None
         self._mask: tuple[int, int, NDArray[np.bool_]] | None = None
+        self._packed: tuple[NDArray[np.bool_], NDArray[np.uint8]] | None = None
 
     def add(self, rows: NDArray[np.integer], ts: NDArray[np.int64] | int) -> None:
         """Append deaths; `ts` never decreases. The rows are alive now."""
@@ -68,6 +69,15 @@ class Deaths:
             mask.flags.writeable = False
             self._mask = (self.count, cut, mask)
         return self._mask[2]
+
+    def packed(self, snapshot_ts: int) -> NDArray[np.uint8] | None:
+        """`live` as bits, the first in the lowest."""
+        live = self.live(snapshot_ts)
+        if live is None:
+            return None
+        if self._packed is None or self._packed[0] is not live:
+            self._packed = (live, np.packbits(live, bitorder="little"))
+        return self._packed[1]
 
     def end_ts(self, rows: NDArray[np.int64]) -> I64:
         """int64 per row: when it died, TS_NEVER while alive."""

@@ -207,6 +207,7 @@ class GrowingSegment:
             metadata=self.metadata,
             columns=self.columns,
             index=None,
+            visible=n if live is None else alive,
         )
 
     def inverse_norm_column(self, rows: int) -> F32 | None:

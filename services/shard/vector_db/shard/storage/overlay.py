@@ -259,7 +259,7 @@ class Hidden:
         others = None if known is None else known[1].live(chunks)
         if others is None:
             return view
-        return replace(view, live=others if view.live is None else view.live & others)
+        return view.showing(others if view.live is None else view.live & others)
 
     @property
     def memory_bytes(self) -> int:

@@ -148,7 +148,8 @@ class SealedSegment:
         if whole is not None and not self.deaths.count and snapshot_ts >= self._last_ts:
             return whole
         n = self._prefix(snapshot_ts)
-        if n == self.deaths.until(snapshot_ts):
+        visible = n - self.deaths.until(snapshot_ts)
+        if not visible:
             return None
         live, norms = self.deaths.live(snapshot_ts), self.inverse_norms
         view = SegmentView(
@@ -162,6 +163,9 @@ class SealedSegment:
             columns=self.columns,
             index=self.index,
             name=self.name,
+            visible=visible,
+            # Bits beyond the last visible row would name rows that were born later.
+            packed=self.deaths.packed(snapshot_ts) if n == self.rows else None,
         )
         if n == self.rows and not self.deaths.count:
             # Every newer snapshot sees the same until a row dies or an index comes.
