@@ -65,9 +65,9 @@ def answer_few(
     for number, (view, pairs) in enumerate(zip(views, found, strict=True)):
         if len(pairs.rows):
             scores = similarities(queries, pairs.asked, view.vectors, pairs.rows)
-            rows = pairs.rows.tolist()
-            ids = view.ids.take(rows)
-            keyed.extend(zip((-scores).tolist(), ids, itertools.repeat(number), rows))
+            np.negative(scores, out=scores)
+            ids = view.ids.take(pairs.rows)
+            keyed.extend(zip(scores.tolist(), ids, itertools.repeat(number), pairs.rows.tolist()))
     keyed.sort()
     if request.after is not None:
         similarity, row_id = request.after

@@ -86,8 +86,8 @@ def _pairs(
     if queries.metric is Metric.DOT:
         return products
     lengths = queries.lengths[0] if one else queries.lengths[asked]
-    scale = np.sqrt(np.vecdot(found, found))
+    scale = np.vecdot(found, found)
+    np.sqrt(scale, out=scale)
     scale *= lengths
     products /= np.maximum(scale, _TINY, out=scale)
-    np.minimum(products, 1.0, out=products)
-    return np.maximum(products, -1.0, out=products)
+    return products.clip(-1.0, 1.0, out=products)

@@ -36,8 +36,8 @@ class BytesReader:
         offsets, data = self.columns()
         index = np.asarray(rows, dtype=np.int64)
         view = data.data
-        spans = zip(offsets[index].tolist(), offsets[index + 1].tolist(), strict=True)
-        return [bytes(view[a:b]) for a, b in spans]
+        starts, stops = offsets.take(index).tolist(), offsets.take(index + 1).tolist()
+        return [bytes(view[a:b]) for a, b in zip(starts, stops)]  # noqa: B905 (of one length)
 
     def range(self, start: int, stop: int) -> list[bytes]:
         """The bytes of rows [start, stop)."""
