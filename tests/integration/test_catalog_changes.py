@@ -1,4 +1,4 @@
-"""Options and aliases over real processes: they outlive kill -9, and no switch cuts a read in two."""
+"""Options and aliases over real processes: kill -9 takes none, and no switch cuts a read in two."""
 
 from __future__ import annotations
 
