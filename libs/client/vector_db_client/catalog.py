@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import quote
 
 from vector_db_client import wire
 from vector_db_client.calls import collection_path
@@ -122,7 +121,7 @@ class AsyncCatalog(AsyncWrites):
         :raises NotFound: there is no such collection.
         :raises AlreadyExists: a collection has the name of the alias.
         """
-        await self._transport.json("PUT", _alias_path(alias), {"collection": collection})
+        await self.update_aliases({alias: collection})
 
     async def update_aliases(self, changes: Mapping[str, str | None]) -> None:
         """Alias → collection (None removes it), all at once: nobody sees some of it only.
@@ -142,17 +141,14 @@ class AsyncCatalog(AsyncWrites):
 
         :raises NotFound: there is no such alias.
         """
-        await self._transport.json("DELETE", _alias_path(alias), repeatable=False)
+        # Not by DELETE, which aiohttp by itself repeats when a kept connection broke.
+        await self.update_aliases({alias: None})
 
     async def aliases(self) -> dict[str, str]:
         """Alias → name of the collection that it stands for, by alias."""
         answer = await self._transport.json("GET", ALIASES_PATH)
         found: dict[str, str] = answer["aliases"]
         return found
-
-
-def _alias_path(alias: str) -> str:
-    return f"{ALIASES_PATH}/{quote(alias, safe='')}"
 
 
 def _options(

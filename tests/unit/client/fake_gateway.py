@@ -47,6 +47,7 @@ class FakeGateway:
     at: dict[str, list[Any]] = field(default_factory=dict)
     collections: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[str, Stored]] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
     clock: int = 100
     in_flight_max: int = 0
     delay_s: float = 0.0
@@ -91,7 +92,10 @@ class FakeGateway:
                 web.post("/v1/collections", self._wrap(self.create)),
                 web.get("/v1/collections", self._wrap(self.listing)),
                 web.get(one, self._wrap(self.one)),
+                web.patch(one, self._wrap(self.alter)),
                 web.delete(one, self._wrap(self.drop)),
+                web.get("/v1/aliases", self._wrap(self.alias_listing)),
+                web.post("/v1/aliases", self._wrap(self.change_aliases)),
                 web.get(one + "/stats", self._wrap(self.stats)),
                 web.post(one + "/vectors", self._wrap(self.write)),
                 web.patch(one + "/vectors/{id}", self._wrap(self.patch)),
@@ -192,6 +196,23 @@ class FakeGateway:
     def one(self, request: web.Request, body: Any) -> Any:
         return self.collections[request.match_info["c"]]
 
+    def alter(self, request: web.Request, body: Any) -> Any:
+        entry = self.collections[request.match_info["c"]]
+        entry |= body | {"index": entry.get("index", {}) | body.get("index", {})}
+        return entry
+
+    def alias_listing(self, request: web.Request, body: Any) -> Any:
+        return {"aliases": self.aliases}
+
+    def change_aliases(self, request: web.Request, body: Any) -> Any:
+        for alias, target in body["changes"].items():
+            if target is None:
+                del self.aliases[alias]
+            else:
+                self.aliases[alias] = self.collections[target]["name"]
+        self.clock += 1
+        return {"commit_ts": self.clock}
+
     def drop(self, request: web.Request, body: Any) -> Any:
         del self.collections[request.match_info["c"]]
         self.clock += 1
@@ -205,6 +226,12 @@ class FakeGateway:
             "segments": 1,
             "bytes_memory": 10,
             "bytes_disk": 20,
+            "rows_dead": 3,
+            "kinds": {"exact": rows},
+            "recall": {"target": 0.9, "measured": None, "samples": 0},
+            "building": {"rows": 5, "done": 2},
+            "bytes_predicted": 30,
+            "bytes_resident": 40,
         }
 
     def write(self, request: web.Request, body: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
 from vector_db.common.model.collection import Encoding, IndexChange, IndexKind, IndexOptions
@@ -25,14 +26,17 @@ def test_a_change_leaves_what_it_does_not_name() -> None:
 def test_numbers_of_an_index_have_bounds_that_the_message_names(
     name: str, least: int, most: int
 ) -> None:
+    def given(value: int) -> IndexChange:
+        return msgspec.structs.replace(IndexChange(), **{name: value})
+
     for value in (least, most):
-        check_index(IndexChange(**{name: value}))
-        check_index(IndexOptions(**{name: value}))
+        check_index(given(value))
+        check_index(given(value).of(IndexOptions()))
     for value in (least - 1, most + 1):
         with pytest.raises(InvalidArgument, match=f"index.{name}: .*{least} and {most}"):
-            check_index(IndexChange(**{name: value}))
+            check_index(given(value))
         with pytest.raises(InvalidArgument):
-            check_index(IndexOptions(**{name: value}))
+            check_index(given(value).of(IndexOptions()))
 
 
 def test_a_recall_target_lies_between_a_half_and_almost_one() -> None:

@@ -48,7 +48,7 @@ from vector_db.common.core.messages import (
 from vector_db.common.core.placement import shards_of_ids
 from vector_db.common.core.subjects import LogName, beats, outcomes, sequencer, worker
 from vector_db.common.model.collection import Collection, Metric
-from vector_db.common.model.errors import Conflict, Unavailable
+from vector_db.common.model.errors import Conflict, NotFound, Unavailable
 from vector_db.common.model.filters import matches, parse_filter
 from vector_db.common.model.ids import make_ts
 from vector_db.common.model.limits import Limits
@@ -117,6 +117,7 @@ class Cluster:
         self.term = 1
         self.last_ts = make_ts(1, 0)
         self.collections: dict[int, Collection] = {}
+        self.aliases: dict[str, int] = {}
         self.catalog_ts = 0
         self.history: defaultdict[Key, list[Version]] = defaultdict(list)
         self.stages: defaultdict[tuple[bytes, int], Chunks] = defaultdict(dict)
@@ -196,6 +197,25 @@ class Cluster:
         self.catalog_ts = found.id
         return found
 
+    def by_name(self, name: str) -> Collection:
+        return next(c for c in self.collections.values() if c.name == name)
+
+    def alias(self, alias: str, collection: Collection) -> int:
+        """Let an alias stand for a collection: the ts of the decision."""
+        self.aliases[alias] = collection.id
+        return self._changed()
+
+    def drop(self, collection: Collection) -> int:
+        """Drop a collection, with its aliases: the ts of the decision."""
+        del self.collections[collection.id]
+        self.aliases = {a: i for a, i in self.aliases.items() if i != collection.id}
+        return self._changed()
+
+    def _changed(self) -> int:
+        self.last_ts += 1
+        self.catalog_ts = self.last_ts
+        return self.last_ts
+
     async def _answer(self, message: AnyMessage) -> AnyMessage:
         self.asked.append(message)
         match message:
@@ -214,7 +234,7 @@ class Cluster:
         replicas: dict[int, tuple[str, ...]] = {shard: (f"w{shard}",) for shard in SHARDS}
         return CatalogReply(
             self.term, self.catalog_ts, self.last_ts, self.wall_ms(),
-            tuple(self.collections.values()), replicas, (),
+            tuple(self.collections.values()), replicas, (), dict(self.aliases),
         )  # fmt: skip
 
     def _known(self, txn_id: bytes) -> TxnStatus:
@@ -289,6 +309,8 @@ class Cluster:
                     return "conflict", 0
         deleted = 0
         for block in self._blocks(part):
+            if block.collection_id not in self.collections:
+                return "not_found", 0
             for i, row_id in enumerate(block.ids.unpack()):
                 last = self.latest(block.collection_id, row_id)
                 if part.mode == "snapshot" and last is not None and last.ts > part.snapshot_ts:
@@ -363,6 +385,8 @@ class Cluster:
         self, request: FetchRequest | CountRequest | ScrollRequest | SearchRequest
     ) -> dict[bytes, Version]:
         """The rows of the asked shards at the snapshot, under the overlay."""
+        if request.collection_id not in self.collections:
+            raise NotFound(f"collection {request.collection_id} does not exist on this worker")
         rows: dict[bytes, Version] = {}
         for (collection_id, row_id), versions in self.history.items():
             if collection_id != request.collection_id or self.home(row_id) not in request.shards:

@@ -243,9 +243,11 @@ def alias_changes(value: Lazy, context: ReadContext) -> dict[str, str | None]:
     for alias in value.keys():  # noqa: SIM118 (items() is not lazy)
         target = value[alias]
         validate_collection_name(alias, f".{alias[:40]}")
+        if alias in changes:
+            raise InvalidArgument(f".{alias}: is given twice")
         if target is not None and not isinstance(target, str):
             raise InvalidArgument(f".{alias}: must be the name of a collection, or null")
-        changes[alias] = target and validate_collection_name(target, f".{alias}")
+        changes[alias] = None if target is None else validate_collection_name(target, f".{alias}")
     return changes
 
 
