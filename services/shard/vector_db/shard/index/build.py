@@ -56,5 +56,5 @@ def build_index(
         encoding = build_hnsw(vectors, metric, spec.options, path, progress)
     shape = (len(vectors), vectors.shape[1])
     index = open_searcher(path, spec.kind, metric, encoding, shape, mapped=True)
-    curve = calibrate(index, vectors, metric)
+    curve = calibrate(index, vectors, metric, spec.quick)
     return finish(directory, spec.kind, metric, shape, spec.options, encoding, spec.quick, curve)
