@@ -45,11 +45,22 @@ class VectorIndex(Protocol):
 
 
 class FilterColumns(Protocol):
-    """Typed columns of the metadata of one segment, made lazily per path, shared by all its
-    views."""
+    """Typed columns of the metadata of one segment, shared by all its views: made lazily per path,
+    or, for the declared fields of a sealed segment, mapped with their postings."""
 
     def mask(self, filter: Any, rows: int) -> NDArray[np.bool_]:
         """Which of the first `rows` rows match a parsed filter, shape [rows]."""
+
+    def estimate(self, filter: Any, rows: int) -> int | None:
+        """At most how many of the first `rows` rows match; None: cannot be told in microseconds.
+
+        Exact for one comparison over all rows of a segment where no value is an array; for
+        ``$and`` it is the smallest number of its parts.
+        """
+
+    def rows(self, filter: Any, rows: int) -> NDArray[np.int64] | None:
+        """Those of the first `rows` rows that match, ascending, when postings tell and they are
+        few; None: ask for the mask."""
 
 
 @dataclass(frozen=True, slots=True)

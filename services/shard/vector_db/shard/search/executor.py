@@ -18,6 +18,7 @@ from vector_db.common.model.collection import RECALL_TARGET, Metric
 from vector_db.common.model.filters import Filter
 from vector_db.shard.core.planner import Wish
 from vector_db.shard.search.candidates import candidates, matching_mask, plan_for
+from vector_db.shard.search.matching import matching
 from vector_db.shard.search.ranking import FEW, answer, answer_few
 from vector_db.shard.search.score import Queries
 from vector_db.shard.views import SegmentView
@@ -49,11 +50,7 @@ def search(
 
 def count(views: Sequence[SegmentView], filter: Filter | None) -> int:
     """How many visible rows match."""
-    total = 0
-    for view in views:
-        mask = matching_mask(view, filter)
-        total += view.rows if mask is None else int(np.count_nonzero(mask))
-    return total
+    return sum(matching(view, filter).count for view in views)
 
 
 def cost(

@@ -1,5 +1,8 @@
 """An immutable segment on disk, mapped: `vectors.f32` (raw float32) and `columns.vdb` (the rest).
 
+Derived from them and made anew at any time: an index (`index.faiss`), declared fields
+(`fields.arrow`).
+
 Owns the invariant that a sealed file is never changed: deaths live beside it (`deaths.py`), and a
 segment whose last file is `columns.vdb` is complete when that file exists. The raw vectors lie in a
 file of their own, row after row, so that an index builder in another process can map them.
@@ -7,6 +10,7 @@ file of their own, row after row, so that an index builder in another process ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +21,15 @@ from vector_db.common.model.errors import StorageCorrupt
 from vector_db.common.model.rows import F32, I64, U32
 from vector_db.common.ports import Disk
 from vector_db.shard.search.columns import Columns
+from vector_db.shard.search.postings import DeclaredColumns
 from vector_db.shard.storage.deaths import Deaths
+from vector_db.shard.storage.fields import Fields, open_fields, write_fields
 from vector_db.shard.storage.growing import GrowingSegment
 from vector_db.shard.storage.keys import KeyIndex, Positions, Probe, build_keys
 from vector_db.shard.storage.order import sorted_rows
 from vector_db.shard.storage.payloads import MappedBytes
 from vector_db.shard.storage.table import MappedFile, Table, as_buffer, crc32c, write_table
-from vector_db.shard.views import SegmentView, VectorIndex
+from vector_db.shard.views import FilterColumns, SegmentView, VectorIndex
 
 VECTORS_FILE = "vectors.f32"
 COLUMNS_FILE = "columns.vdb"
@@ -31,14 +37,19 @@ INDEX_FILE = "index.faiss"
 _KIND = "segment"
 
 
-def write_sealed(disk: Disk, name: str, growing: GrowingSegment) -> None:
+def write_sealed(
+    disk: Disk, name: str, growing: GrowingSegment, fields: Sequence[str] = ()
+) -> None:
     """Write all rows of `growing` durably as the segment `name`, from any thread.
 
+    :param fields: dotted metadata paths that get typed columns and postings.
     :raises DiskFull: what was written so far is no segment.
     """
     n = growing.rows
     vectors = as_buffer(growing.vectors[:n])
     disk.write_atomic(f"{name}/{VECTORS_FILE}", [vectors])
+    if fields:
+        write_fields(disk, name, fields, growing.metadata, n)
     key_hashes, key_rows = build_keys(growing.hashes[:n])
     id_offsets, id_data = growing.ids.columns()
     meta_offsets, meta_data = growing.metadata.columns()
@@ -86,10 +97,12 @@ class SealedSegment:
         self._keys: KeyIndex | None = None
         self.ids = MappedBytes(self._table, "ids")
         self.metadata = MappedBytes(self._table, "metadata")
-        self.columns = Columns(self.metadata)
+        self._lazy = Columns(self.metadata)
+        self.columns: FilterColumns = self._lazy
         self.deaths = Deaths(self.rows)
         self._index: VectorIndex | None = None
         self._whole: SegmentView | None = None
+        self.fields = open_fields(root, name, self.rows)
         self._last_ts = 0
 
     @property
@@ -101,6 +114,29 @@ class SealedSegment:
     def index(self, index: VectorIndex | None) -> None:
         self._index = index
         self._whole = None
+
+    @property
+    def fields(self) -> Fields | None:
+        """The declared fields, where it was written with some; other paths are made lazily."""
+        return self._fields
+
+    @fields.setter
+    def fields(self, fields: Fields | None) -> None:
+        self._fields = fields
+        self.columns = self._lazy if fields is None else DeclaredColumns(fields, self._lazy)
+        self._whole = None
+
+    def rewrite_fields(self, disk: Disk, paths: Sequence[str]) -> Fields | None:
+        """Write the fields anew for other paths, and verify them. In any thread; then set `fields`.
+
+        :raises DiskFull: the old file stands.
+        :raises StorageCorrupt: a file of the segment is damaged.
+        """
+        write_fields(disk, self.name, paths, self.metadata, self.rows)
+        fields = open_fields(disk.root, self.name, self.rows)
+        if fields is not None:
+            fields.verify()
+        return fields
 
     # --- columns --------------------------------------------------------------------------------
 
@@ -152,6 +188,8 @@ class SealedSegment:
         self._table.verify()
         if self.vectors.shape != (self.rows, self.dimension) or len(self.begin_ts) != self.rows:
             raise StorageCorrupt(f"{self.name}: the columns disagree on the row count (offset 0)")
+        if self._fields is not None:
+            self._fields.verify()
         _ = self.keys
 
     # --- versions -------------------------------------------------------------------------------
@@ -218,7 +256,8 @@ class SealedSegment:
     def disk_bytes(self) -> int:
         index = self.index_path
         built = index.stat().st_size if index.exists() else 0
-        return self._table.size_bytes + self._vectors_file.size_bytes + built
+        fields = 0 if self._fields is None else self._fields.size_bytes
+        return self._table.size_bytes + self._vectors_file.size_bytes + built + fields
 
     def _prefix(self, ts: int) -> int:
         return int(np.searchsorted(self.begin_ts, ts, side="right"))
