@@ -172,8 +172,8 @@ def test_a_missing_file_is_refused_and_nothing_is_removed_meanwhile(
     folder: Folder, copy: Path
 ) -> None:
     for name in folder.files:
-        if name.endswith(("index.faiss", "index.json")):
-            continue  # made again from the vectors
+        if name.endswith(("index.faiss", "index.json", "fields.arrow")):
+            continue  # derived: done without, and made again
         (copy / name).unlink()
         with pytest.raises(StorageCorrupt) as refusal:
             recover(PosixDisk(copy), OPTIONS)
@@ -182,6 +182,16 @@ def test_a_missing_file_is_refused_and_nothing_is_removed_meanwhile(
         assert left == {n: data for n, data in folder.files.items() if n != name}
         (copy / name).write_bytes(folder.files[name])
     folder.check(recover(PosixDisk(copy), OPTIONS), folder.last_lsn)
+
+
+def test_without_the_declared_fields_filters_answer_the_same(folder: Folder, copy: Path) -> None:
+    names = [name for name in folder.files if name.endswith("fields.arrow")]
+    assert len(names) >= 2
+    for name in names:
+        (copy / name).unlink()
+    found = recover(PosixDisk(copy), OPTIONS)
+    folder.check(found, folder.last_lsn)
+    found.wal.close()
 
 
 def test_an_identity_without_a_checksum_still_counts(tmp_path: Path) -> None:
@@ -259,6 +269,7 @@ class Flipper:
             "index.json": self._index,
             "columns.vdb": self._sealed,
             "vectors.f32": self._sealed,
+            "fields.arrow": self._sealed,
             "deaths": self._deaths,
         }
         return checks.get(kind_of(name), self._everything)

@@ -36,7 +36,9 @@ from vector_db.common.core.messages import (
     Stage,
 )
 from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.ids import make_ts
+from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_ids
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.index.hnsw import HnswIndex, build_hnsw
@@ -49,11 +51,12 @@ from vector_db.shard.storage.wal import Wal
 
 OPTIONS = StoreOptions(seal_rows=40, index_rows_min=16)
 SHARDS = (0, 1)
-COSINE = Collection(make_ts(1, 2), "cosine", 8, Metric.COSINE, SHARDS)
+COSINE = Collection(make_ts(1, 2), "cosine", 8, Metric.COSINE, SHARDS, fields=("n",))
 EUCLID = Collection(make_ts(1, 3), "euclid", 3, Metric.EUCLIDEAN, (1,))
 COLLECTIONS = (COSINE, EUCLID)
 WAL_FILE_BYTES = 3000
 K = 5
+_FILTER = parse_filter({"n": {"$lt": 50}}, Limits())
 _FAR_MS = 1_000_000
 _POOL = [b"row-%02d" % n for n in range(48)]
 
@@ -320,7 +323,7 @@ class Reader:
         self._best: dict[tuple[int, int], tuple[list[list[bytes]], list[list[float]]]] = {}
 
     def check(self, store: Store, ts: int) -> None:
-        """Fetch, scroll, count and search everything as of `ts`.
+        """Fetch, scroll, count, filter and search everything as of `ts`.
 
         :raises Wrong: an answer differs.
         """
@@ -332,6 +335,11 @@ class Reader:
             self._same(store.fetch(fetch), rows, [i for i in _POOL if i in rows], "fetch")
             if store.count_all(collection.id, SHARDS, ts) != len(rows):
                 raise Wrong(f"count at {ts}")
+            matching = sum(
+                row[1] != b"" and orjson.loads(row[1])["n"] < 50 for row in rows.values()
+            )
+            if executor.count(store.views(collection.id, SHARDS, ts), _FILTER) != matching:
+                raise Wrong(f"filtered count at {ts}")
             self._search(store, collection, ts)
 
     def _same(self, reply: RowsReply, rows: Rows, ids: list[bytes], what: str) -> None:

@@ -16,8 +16,9 @@ from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32
 from vector_db.shard.core.planner import Method, Wish
 from vector_db.shard.index.hnsw import HnswIndex, build_hnsw
-from vector_db.shard.search.candidates import matching_mask, plan_for
+from vector_db.shard.search.candidates import plan_for
 from vector_db.shard.search.executor import search
+from vector_db.shard.search.matching import matching
 from vector_db.shard.views import SegmentView
 
 SAMPLE = Path(__file__).parents[3] / "examples/dictionary"
@@ -44,7 +45,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentView, F32]:
 
 def recall(view: SegmentView, queries: F32, filter: object, k: int = 10) -> float:
     parsed = parse_filter(filter, Limits())
-    mask = matching_mask(view, parsed)
+    mask = matching(view, parsed).as_mask()
     assert mask is not None
     scores = queries @ view.vectors.T
     scores[:, ~mask] = -np.inf

@@ -213,7 +213,7 @@ class Handlers:
         queries = len(request.queries) // (4 * collection.dimension)
         metric, target = collection.metric, collection.recall_target
         width, wish = request.skip + request.k, executor.wish_of(request, target)
-        cost_ms = executor.cost(views, queries, width, parsed is not None, wish)
+        cost_ms = executor.cost(views, queries, width, parsed, wish)
         if not request.explain:
             return await self._run(
                 cost_ms,
@@ -253,7 +253,7 @@ class Handlers:
                 )
             )
         views = self._views(request, layers)
-        cost_ms = executor.cost(views, 0, filtered=True)
+        cost_ms = executor.cost(views, 0, filter=parsed)
         return CountReply(await self._run(cost_ms, lambda: executor.count(views, parsed)))
 
     async def _scroll(self, request: ScrollRequest) -> RowsReply:
@@ -263,7 +263,7 @@ class Handlers:
             return self._store.scroll(request, None, layers())
         # The columns of the filter are made in the pool; the page itself is cheap.
         views = self._views(request, layers)
-        cost_ms = executor.cost(views, 0, filtered=True)
+        cost_ms = executor.cost(views, 0, filter=parsed)
         await self._run(cost_ms, lambda: executor.count(views, parsed))
         return self._store.scroll(
             request, lambda view: view.columns.mask(parsed, view.rows), layers()

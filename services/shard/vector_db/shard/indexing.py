@@ -26,7 +26,7 @@ from vector_db.shard.index.opening import SegmentIndex, open_index
 from vector_db.shard.storage.sealed import SealedSegment
 from vector_db.shard.storage.slice import Slice
 from vector_db.shard.storage.store import Store
-from vector_db.shard.storage.upkeep import IndexJob, MergeJob
+from vector_db.shard.storage.upkeep import FieldsJob, IndexJob, Job, MergeJob
 
 TURN_S = 0.1
 MERGE_IDLE_S = 2.0
@@ -104,6 +104,8 @@ class Indexing:
             return self._forget_index(unwanted)
         if (moved := self._upkeep.reopen_due()) is not None:
             return self._reopen(*moved)
+        if (fields := self._upkeep.fields_due()) is not None:
+            return self._declare(fields)
         idle = self._clock.monotonic_s() - self._written_s >= MERGE_IDLE_S
         participant = self._participant
         # Deaths that an undo could take back are no reason to drop a row.
@@ -170,6 +172,20 @@ class Indexing:
         segment.index = index
         self._log.info("moved an index", segment=segment.name, mapped=mapped)
 
+    # --- declared fields --------------------------------------------------------------------------
+
+    async def _declare(self, job: FieldsJob) -> None:
+        segment = job.segment
+        try:
+            await self._build(job, threads_max=1)
+            segment.fields = await self._in_pool(segment.open_fields)
+        except (BuildFailed, NewerFormat, StorageCorrupt) as error:
+            self._failed(segment.name, error)
+        else:
+            self._log.info("declared fields", segment=segment.name, fields=job.task.fields)
+        finally:
+            self._upkeep.has_fields(job)
+
     # --- merges -----------------------------------------------------------------------------------
 
     async def _merge(self, job: MergeJob) -> None:
@@ -213,7 +229,7 @@ class Indexing:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    async def _build(self, job: IndexJob | MergeJob, threads_max: int) -> None:
+    async def _build(self, job: Job, threads_max: int) -> None:
         build = BuildProcess(self._disk.root, job.task, self._threads(threads_max))
         try:
             while not build.poll():

@@ -95,11 +95,22 @@ class VectorIndex(Protocol):
 
 
 class FilterColumns(Protocol):
-    """Typed columns of the metadata of one segment, made lazily per path, shared by all its
-    views."""
+    """Typed columns of the metadata of one segment, shared by all its views: made lazily per path,
+    or, for the declared fields of a sealed segment, mapped with their postings."""
 
     def mask(self, filter: Any, rows: int) -> NDArray[np.bool_]:
         """Which of the first `rows` rows match a parsed filter, shape [rows]."""
+
+    def estimate(self, filter: Any, rows: int) -> int | None:
+        """At most how many of the first `rows` rows match; None: cannot be told in microseconds.
+
+        Exact for one comparison over all rows of a segment where no value is an array; for
+        ``$and`` it is the smallest number of its parts.
+        """
+
+    def rows(self, filter: Any, rows: int) -> NDArray[np.int64] | None:
+        """Those of the first `rows` rows that match, ascending, when postings tell and they are
+        few; None: ask for the mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +119,8 @@ class SegmentView:
 
     `vectors` float32[rows, d] as the client sent them (bit-exact); `inverse_norms` float32[rows]
     (cosine only, else None); `versions` int64[rows] begin_ts; `live` bool[rows], None = all
-    visible; `visible` how many (-1: to be counted); `packed` the bits of `live`, if they are known.
+    visible; `visible` how many (-1: to be counted); `packed` the bits of `live`, `listed` the rows
+    of `live`, ascending, where they are known.
     `plans` remembers how searches of this view are done.
     """
 
@@ -124,6 +136,7 @@ class SegmentView:
     name: str = ""
     visible: int = -1
     packed: NDArray[np.uint8] | None = None
+    listed: NDArray[np.int64] | None = None
     plans: dict[Hashable, Any] = field(default_factory=dict)
 
     @property
@@ -135,4 +148,10 @@ class SegmentView:
 
     def showing(self, live: NDArray[np.bool_] | None) -> SegmentView:
         """The view with other rows visible."""
-        return replace(self, live=live, visible=-1, packed=None)
+        return replace(self, live=live, visible=-1, packed=None, listed=None)
+
+    def showing_rows(self, rows: NDArray[np.int64]) -> SegmentView:
+        """The view with only `rows` (ascending) visible."""
+        live = np.zeros(self.rows, dtype=np.bool_)
+        live[rows] = True
+        return replace(self, live=live, visible=len(rows), packed=None, listed=rows)

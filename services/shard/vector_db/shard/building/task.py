@@ -25,11 +25,13 @@ class BuildTask(msgspec.Struct, frozen=True):
     """What to make of the segment `name`.
 
     `merge`: the segments (oldest first) whose rows it takes, less those of `drop_rows`; empty: it
-    is there already. `index`: what to build over it, None: nothing.
+    is there already. `fields`: the metadata paths that it shall have declared, None: as they are.
+    `index`: what to build over it, None: nothing.
     """
 
     name: str
     merge: tuple[str, ...] = ()
+    fields: tuple[str, ...] | None = None
     index: IndexSpec | None = None
 
 
@@ -54,10 +56,12 @@ def run_task(disk: Disk, task: BuildTask, threads: int, progress: Callable[[int]
         sources = [SealedSegment(disk.root, name) for name in task.merge]
         told = Table(disk.root, _dropped_file(task.name), _DROPPED_KIND)
         dropped = [told.column(str(at)) for at in range(len(sources))]
-        rows = write_merged(disk, task.name, sources, dropped)
+        rows = write_merged(disk, task.name, sources, dropped, task.fields or ())
         disk.remove(_dropped_file(task.name))
         if not rows:
             return
+    elif task.fields is not None:
+        SealedSegment(disk.root, task.name).rewrite_fields(disk, task.fields)
     if task.index is not None:
         segment = SealedSegment(disk.root, task.name)
         build_index(segment.vectors, task.index, disk.root, segment.directory, threads, progress)

@@ -87,13 +87,19 @@ def plan(
     k: int,
     dimension: int,
     walk: Walk | None,
+    listed: bool = False,
 ) -> Plan:
-    """The cheapest way to the best `k` of `matching` out of `rows` rows, for each query."""
+    """The cheapest way to the best `k` of `matching` out of `rows` rows, for each query.
+
+    :param listed: the numbers of the matching rows are known.
+    """
     if matching <= k:
         return Plan(Method.ALL, 0, queries * matching * (0.05 + 0.0005 * dimension))
     ways = [Plan(Method.SCAN, 0, scan_cost_us(rows, queries, dimension))]
     if matching < rows:
-        ways.append(Plan(Method.GATHER, 0, gather_cost_us(rows, matching, queries, dimension)))
+        looked_through = 0 if listed else rows
+        cost_us = gather_cost_us(looked_through, matching, queries, dimension)
+        ways.append(Plan(Method.GATHER, 0, cost_us))
     if walk is not None:
         ways.append(Plan(Method.INDEX, walk.effort, queries * walk.cost_us))
     best = min(ways, key=_cost)

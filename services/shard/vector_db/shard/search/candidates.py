@@ -13,22 +13,15 @@ import numpy as np
 from vector_db.common.model.collection import IndexKind
 from vector_db.common.model.filters import Filter
 from vector_db.shard.core.planner import Method, Plan, Walk, Wish, plan, widened
+from vector_db.shard.search.matching import matching
 from vector_db.shard.search.ranking import Pairs
-from vector_db.shard.search.scan import Mask, Rows, gather, scan
+from vector_db.shard.search.scan import Rows, gather, gather_rows, scan
 from vector_db.shard.search.score import Queries
 from vector_db.shard.views import SegmentView, VectorIndex
 
 _PLANS_MAX = 256
 """Plans kept of one view: what they depend on comes from requests."""
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
-
-
-def matching_mask(view: SegmentView, filter: Filter | None) -> Mask | None:
-    """Which rows of the view are visible and match, bool[rows]; None: all."""
-    if filter is None:
-        return view.live
-    matching = view.columns.mask(filter, view.rows)
-    return matching if view.live is None else matching & view.live
 
 
 class Found(NamedTuple):
@@ -39,9 +32,11 @@ class Found(NamedTuple):
     matching: int
 
 
-def plan_for(view: SegmentView, matching: int, nq: int, k: int, wish: Wish) -> Plan:
-    """The way to the best `k` of the rows that match."""
-    key = (matching, nq, k, wish)
+def plan_for(
+    view: SegmentView, matching: int, nq: int, k: int, wish: Wish, listed: bool = False
+) -> Plan:
+    """The way to the best `k` of the rows that match; `listed`: their numbers are known."""
+    key = (matching, nq, k, wish, listed)
     known = view.plans.get(key)
     if known is None:
         if len(view.plans) >= _PLANS_MAX:
@@ -53,6 +48,7 @@ def plan_for(view: SegmentView, matching: int, nq: int, k: int, wish: Wish) -> P
             k=k,
             dimension=view.vectors.shape[1],
             walk=_walk(view.index, matching, k, wish),
+            listed=listed,
         )
     return cast(Plan, known)
 
@@ -75,17 +71,33 @@ def candidates(
     view: SegmentView, filter: Filter | None, queries: Queries, k: int, wish: Wish
 ) -> Found:
     """Rows of one view that may be among the best `k` of each query, few beyond `k`."""
+    listed = view.listed
     if filter is not None:
-        view = view.showing(matching_mask(view, filter))
-    matching = view.matching
-    chosen = plan_for(view, matching, len(queries), k, wish)
-    if not matching:
+        found = matching(view, filter)
+        listed = found.rows
+        if listed is None:
+            view = view.showing(found.mask)
+    count = view.matching if listed is None else len(listed)
+    chosen = plan_for(view, count, len(queries), k, wish, listed is not None)
+    if not count:
         return Found(Pairs.of([_NO_ROWS] * len(queries)), chosen, 0)
+    if listed is not None and chosen.method in (Method.ALL, Method.GATHER):
+        return Found(Pairs.of(_of_listed(view, listed, queries, k, chosen.method)), chosen, count)
+    if listed is not None and view.listed is None:
+        view = view.showing_rows(listed)
     if chosen.method is Method.INDEX and view.index is not None:
-        pairs = _from_index(view, view.index, matching, queries, k, chosen.effort)
+        pairs = _from_index(view, view.index, count, queries, k, chosen.effort)
     else:
         pairs = Pairs.of(_exactly(view, queries, k, chosen.method))
-    return Found(pairs, chosen, matching)
+    return Found(pairs, chosen, count)
+
+
+def _of_listed(
+    view: SegmentView, listed: Rows, queries: Queries, k: int, method: Method
+) -> list[Rows]:
+    if method is Method.ALL:
+        return [listed] * len(queries)
+    return gather_rows(view, listed, queries, k)
 
 
 def _exactly(view: SegmentView, queries: Queries, k: int, method: Method) -> list[Rows]:

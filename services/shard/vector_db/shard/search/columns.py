@@ -60,13 +60,28 @@ class Columns:
 
         :raises StorageCorrupt: the metadata of a row is no JSON.
         """
-        wanted = paths(filter)
+        frozen = self.freeze(paths(filter), rows)
+        return evaluate(filter, lambda leaf: frozen[leaf.path].mask(leaf), rows)
+
+    def estimate(self, filter: Filter, rows: int) -> int | None:
+        """None: nothing is known of the values before they are looked at."""
+        return None
+
+    def rows(self, filter: Filter, rows: int) -> NDArray[np.int64] | None:
+        """None: there are no postings."""
+        return None
+
+    def freeze(self, wanted: set[Path], rows: int) -> dict[Path, Column]:
+        """The columns of some paths, each of the first `rows` rows.
+
+        :raises StorageCorrupt: the metadata of a row is no JSON.
+        """
         with self._lock:
             self._extend(wanted, rows)
             frozen = {path: self._columns[path].freeze(rows) for path in wanted}
             while len(self._columns) > PATHS_MAX:
                 self._columns.popitem(last=False)
-        return evaluate(filter, frozen, rows)
+        return frozen
 
     def _extend(self, wanted: set[Path], rows: int) -> None:
         """Bring the wanted columns to `rows`; rows that several of them lack are parsed once."""

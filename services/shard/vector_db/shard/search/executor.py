@@ -17,7 +17,8 @@ from vector_db.common.core.messages import SearchReply, SearchRequest
 from vector_db.common.model.collection import RECALL_TARGET, Metric
 from vector_db.common.model.filters import Filter
 from vector_db.shard.core.planner import Wish
-from vector_db.shard.search.candidates import matching_mask, plan_for
+from vector_db.shard.search.candidates import plan_for
+from vector_db.shard.search.matching import matching
 from vector_db.shard.search.ranking import FEW, Pairs, answer, answer_few
 from vector_db.shard.search.reach import find
 from vector_db.shard.search.score import Queries
@@ -25,7 +26,7 @@ from vector_db.shard.views import SegmentView
 
 ANY_WISH = Wish(RECALL_TARGET)
 
-__all__ = ["cost", "count", "matching_mask", "rank", "search", "wish_of"]
+__all__ = ["cost", "count", "rank", "search", "wish_of"]
 
 
 def wish_of(request: SearchRequest, recall_target: float) -> Wish:
@@ -69,29 +70,26 @@ def rank(
 
 def count(views: Sequence[SegmentView], filter: Filter | None) -> int:
     """How many visible rows match."""
-    total = 0
-    for view in views:
-        if filter is None:
-            total += view.matching
-        else:
-            total += view.showing(matching_mask(view, filter)).matching
-    return total
+    return sum(matching(view, filter).count for view in views)
 
 
 def cost(
     views: Sequence[SegmentView],
     nq: int,
     k: int = 10,
-    filtered: bool = False,
+    filter: Filter | None = None,
     wish: Wish = ANY_WISH,
 ) -> float:
     """Estimated milliseconds of a search, for the choice between inline and a pool.
 
-    `filtered`: counts as making the filter's columns, which the first use of a path does.
+    A filter whose columns do not tell counts as making them, which the first use of a path does.
     """
     total_us = 20.0 + 15.0 * nq
     for view in views:
-        total_us += 10 + plan_for(view, view.matching, nq, k, wish).cost_us
-        if filtered:
-            total_us += 3.0 * view.rows
+        expected = view.matching
+        if filter is not None:
+            told = view.columns.estimate(filter, view.rows)
+            total_us += 3.0 * view.rows if told is None else 50.0
+            expected = min(expected, view.rows if told is None else told)
+        total_us += 10 + plan_for(view, expected, nq, k, wish).cost_us
     return total_us / 1000

@@ -9,15 +9,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vector_db.common.model.filters import And, Exists, Filter, In, Not, Or, Order, Path, Scalar
+from vector_db.common.model.filters import And, Exists, Filter, In, Not, Or, Order, Scalar
 
 MISSING, NULL, FALSE, TRUE, NUMBER, BIG, STRING, OTHER = range(8)
 """Kinds of values. BIG: an integer that float64 cannot hold. OTHER: an array or an object."""
+
+Leaf: TypeAlias = In | Order | Exists
+"""A comparison of one field."""
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "gt": operator.gt,
@@ -55,29 +58,40 @@ class Column:
     strings: Mapping[str, int]
     strings_in_order: Sequence[str]
 
+    def mask(self, leaf: Leaf) -> NDArray[np.bool_]:
+        """Which rows a comparison of this path matches, bool[n]."""
+        match leaf:
+            case In(_, values):
+                return _any_equal(self, values)
+            case Order(_, op, bound):
+                return _ordered(self, op, bound)
+            case Exists():
+                present: NDArray[np.bool_] = self.rows.kinds != MISSING
+                return present
 
-def evaluate(filter: Filter, columns: Mapping[Path, Column], rows: int) -> NDArray[np.bool_]:
-    """Which rows match, bool[rows]; `columns` has every path of the filter, each of `rows` rows."""
+
+def evaluate(
+    filter: Filter, leaf_mask: Callable[[Leaf], NDArray[np.bool_]], rows: int
+) -> NDArray[np.bool_]:
+    """Which rows match, bool[rows].
+
+    :param leaf_mask: which rows a comparison matches, bool[rows]; a new array each time.
+    """
     match filter:
-        case In(path, values):
-            return _any_equal(columns[path], values)
-        case Order(path, op, bound):
-            return _ordered(columns[path], op, bound)
-        case Exists(path):
-            present: NDArray[np.bool_] = columns[path].rows.kinds != MISSING
-            return present
         case Not(part):
-            return ~evaluate(part, columns, rows)
+            return ~evaluate(part, leaf_mask, rows)
         case And(parts):
             mask = np.ones(rows, dtype=np.bool_)
             for part in parts:
-                mask &= evaluate(part, columns, rows)
+                mask &= evaluate(part, leaf_mask, rows)
             return mask
         case Or(parts):
             mask = np.zeros(rows, dtype=np.bool_)
             for part in parts:
-                mask |= evaluate(part, columns, rows)
+                mask |= evaluate(part, leaf_mask, rows)
             return mask
+        case _:
+            return leaf_mask(filter)
 
 
 def _any_equal(column: Column, operands: tuple[Scalar, ...]) -> NDArray[np.bool_]:

@@ -13,7 +13,8 @@ import numpy as np
 from vector_db.common.core.messages import SearchRequest
 from vector_db.common.model.filters import Filter
 from vector_db.shard.core.planner import Method, Wish
-from vector_db.shard.search.candidates import Found, candidates, matching_mask
+from vector_db.shard.search.candidates import Found, candidates
+from vector_db.shard.search.matching import matching
 from vector_db.shard.search.ranking import comes_after
 from vector_db.shard.search.score import Queries, similarities
 from vector_db.shard.views import SegmentView
@@ -43,7 +44,8 @@ def masked(view: SegmentView, filter: Filter | None) -> SegmentView:
     """The view with only the rows that match visible, so that its filter is evaluated once."""
     if filter is None:
         return view
-    return view.showing(matching_mask(view, filter))
+    found = matching(view, filter)
+    return view.showing(found.mask) if found.rows is None else view.showing_rows(found.rows)
 
 
 def _widening(

@@ -56,7 +56,11 @@ def scan(view: SegmentView, mask: Mask | None, queries: Queries, k: int) -> list
 
 def gather(view: SegmentView, mask: Mask, queries: Queries, k: int) -> list[Rows]:
     """Per query, candidates for the best `k`, scoring only the rows of the mask."""
-    rows: Rows = np.flatnonzero(mask)
+    return gather_rows(view, np.flatnonzero(mask), queries, k)
+
+
+def gather_rows(view: SegmentView, rows: Rows, queries: Queries, k: int) -> list[Rows]:
+    """Per query, candidates for the best `k`, scoring only `rows`, more than `k`, ascending."""
     norms = None if view.inverse_norms is None else view.inverse_norms[rows]
     if len(queries) >= BATCH_QUERIES_MIN:
         copied = view.vectors.take(rows, axis=0)

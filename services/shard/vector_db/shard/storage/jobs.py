@@ -100,7 +100,7 @@ class SealJob:
 
         :raises DiskFull: the rows stay in memory, and visible.
         """
-        write_sealed(self._disk, self.name, self._frozen)
+        write_sealed(self._disk, self.name, self._frozen, self.owner.collection.fields)
         segment = SealedSegment(self._disk.root, self.name)
         segment.verify()
         self.segment = segment

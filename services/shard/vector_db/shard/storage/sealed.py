@@ -1,5 +1,8 @@
 """An immutable segment on disk, mapped: `vectors.f32` (raw float32) and `columns.vdb` (the rest).
 
+Derived from them and made anew at any time: an index (`index.faiss`), declared fields
+(`fields.arrow`).
+
 Owns the invariant that a sealed file is never changed: deaths live beside it (`deaths.py`), and a
 segment whose last file is `columns.vdb` is complete when that file exists. The raw vectors lie in a
 file of their own, row after row, so that an index builder in another process can map them.
@@ -7,6 +10,7 @@ file of their own, row after row, so that an index builder in another process ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +18,17 @@ from numpy.typing import NDArray
 
 from vector_db.common.model.errors import StorageCorrupt
 from vector_db.common.model.rows import F32, I64, U32, U64
+from vector_db.common.ports import Disk
 from vector_db.shard.index.opening import SegmentIndex
 from vector_db.shard.search.columns import Columns
+from vector_db.shard.search.postings import DeclaredColumns
 from vector_db.shard.storage.deaths import Deaths
+from vector_db.shard.storage.fields import Fields, open_fields, write_fields
 from vector_db.shard.storage.keys import KeyIndex, Positions, Probe
 from vector_db.shard.storage.payloads import MappedBytes
 from vector_db.shard.storage.segment_files import COLUMNS_FILE, SEGMENT_KIND, VECTORS_FILE
 from vector_db.shard.storage.table import MappedFile, Table
-from vector_db.shard.views import SegmentView
+from vector_db.shard.views import FilterColumns, SegmentView
 
 
 class SealedSegment:
@@ -47,10 +54,12 @@ class SealedSegment:
         self._keys: KeyIndex | None = None
         self.ids = MappedBytes(self._table, "ids")
         self.metadata = MappedBytes(self._table, "metadata")
-        self.columns = Columns(self.metadata)
+        self._lazy = Columns(self.metadata)
+        self.columns: FilterColumns = self._lazy
         self.deaths = Deaths(self.rows)
         self._index: SegmentIndex | None = None
         self._whole: SegmentView | None = None
+        self.fields = open_fields(root, name, self.rows)
         self._last_ts = 0
 
     @property
@@ -62,6 +71,36 @@ class SealedSegment:
     def index(self, index: SegmentIndex | None) -> None:
         self._index = index
         self._whole = None
+
+    @property
+    def fields(self) -> Fields | None:
+        """The declared fields, where it was written with some; other paths are made lazily."""
+        return self._fields
+
+    @fields.setter
+    def fields(self, fields: Fields | None) -> None:
+        self._fields = fields
+        self.columns = self._lazy if fields is None else DeclaredColumns(fields, self._lazy)
+        self._whole = None
+
+    def rewrite_fields(self, disk: Disk, paths: Sequence[str]) -> Fields | None:
+        """Write the fields anew for other paths, and verify them. In any thread; then set `fields`.
+
+        :raises DiskFull: the old file stands.
+        :raises StorageCorrupt: a file of the segment is damaged.
+        """
+        write_fields(disk, self.name, paths, self.metadata, self.rows)
+        return self.open_fields()
+
+    def open_fields(self) -> Fields | None:
+        """The fields as they are on disk, verified. In any thread; then set `fields`.
+
+        :raises StorageCorrupt: the file is damaged.
+        """
+        fields = open_fields(self.directory.parent.parent, self.name, self.rows)
+        if fields is not None:
+            fields.verify()
+        return fields
 
     # --- columns --------------------------------------------------------------------------------
 
@@ -111,6 +150,8 @@ class SealedSegment:
         self._table.verify()
         if self.vectors.shape != (self.rows, self.dimension) or len(self.begin_ts) != self.rows:
             raise StorageCorrupt(f"{self.name}: the columns disagree on the row count (offset 0)")
+        if self._fields is not None:
+            self._fields.verify()
         _ = self.keys
 
     # --- versions -------------------------------------------------------------------------------
@@ -184,12 +225,18 @@ class SealedSegment:
         """Bytes served from mapped files."""
         index = self._index
         mapped = index.meta.size_bytes if index is not None and index.mapped else 0
-        return self._table.size_bytes + self._vectors_file.size_bytes + mapped
+        return self._own_bytes + mapped
 
     @property
     def disk_bytes(self) -> int:
         built = 0 if self._index is None else self._index.meta.size_bytes
-        return self._table.size_bytes + self._vectors_file.size_bytes + built
+        return self._own_bytes + built
+
+    @property
+    def _own_bytes(self) -> int:
+        """Of all files but the index."""
+        fields = 0 if self._fields is None else self._fields.size_bytes
+        return self._table.size_bytes + self._vectors_file.size_bytes + fields
 
     @property
     def payload_bytes(self) -> int:

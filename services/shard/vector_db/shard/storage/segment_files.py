@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vector_db.common.model.rows import F32, I64, U64, Buffer
 from vector_db.common.ports import Disk
+from vector_db.shard.storage.fields import write_fields
 from vector_db.shard.storage.keys import build_keys
 from vector_db.shard.storage.order import sorted_rows
 from vector_db.shard.storage.payloads import Bytes, GrowingBytes
@@ -48,9 +49,12 @@ class SegmentRows:
     norms: F32 | None
 
 
-def write_sealed(disk: Disk, name: str, growing: GrowingSegment) -> None:
+def write_sealed(
+    disk: Disk, name: str, growing: GrowingSegment, fields: Sequence[str] = ()
+) -> None:
     """Write all rows of `growing` durably as the segment `name`, from any thread.
 
+    :param fields: dotted metadata paths that get typed columns and postings.
     :raises DiskFull: what was written so far is no segment.
     """
     n = growing.rows
@@ -63,11 +67,15 @@ def write_sealed(disk: Disk, name: str, growing: GrowingSegment) -> None:
         growing.metadata,
         growing.inverse_norm_column(n),
     )
-    write_segment(disk, name, rows)
+    write_segment(disk, name, rows, fields)
 
 
 def write_merged(
-    disk: Disk, name: str, sources: Sequence[SealedSegment], dropped: Sequence[NDArray[np.integer]]
+    disk: Disk,
+    name: str,
+    sources: Sequence[SealedSegment],
+    dropped: Sequence[NDArray[np.integer]],
+    fields: Sequence[str] = (),
 ) -> int:
     """Write the rows of `sources`, oldest first, less those `dropped` of each, as one segment.
 
@@ -95,11 +103,11 @@ def write_merged(
         metadata,
         norms,
     )
-    write_segment(disk, name, merged)
+    write_segment(disk, name, merged, fields)
     return len(merged.hashes)
 
 
-def write_segment(disk: Disk, name: str, rows: SegmentRows) -> None:
+def write_segment(disk: Disk, name: str, rows: SegmentRows, fields: Sequence[str] = ()) -> None:
     """Write the files of one segment durably.
 
     :raises DiskFull: what was written so far is no segment.
@@ -115,6 +123,8 @@ def write_segment(disk: Disk, name: str, rows: SegmentRows) -> None:
             yield buffer
 
     disk.write_atomic(f"{name}/{VECTORS_FILE}", vectors())
+    if fields:
+        write_fields(disk, name, fields, rows.metadata, n)
     key_hashes, key_rows = build_keys(rows.hashes)
     id_offsets, id_data = rows.ids.columns()
     meta_offsets, meta_data = rows.metadata.columns()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from vector_db.common.model.collection import Collection, IndexKind
 from vector_db.common.model.ids import HIDDEN_PREFIX
@@ -43,6 +44,16 @@ class IndexJob:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FieldsJob:
+    """Write the declared fields of a segment anew."""
+
+    owner: Slice
+    segment: SealedSegment
+    task: BuildTask
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MergeJob:
     """Merge `sources` into the segment `task.name`, without the rows `dropped` of each.
 
@@ -55,6 +66,9 @@ class MergeJob:
     task: BuildTask
     rows: int
     small: bool
+
+
+Job: TypeAlias = IndexJob | FieldsJob | MergeJob
 
 
 class Upkeep:
@@ -72,7 +86,7 @@ class Upkeep:
         self._busy: set[str] = set()
         self._hopeless: set[str] = set()
         self._credit_rows: dict[tuple[int, int], int] = {}
-        self._running: dict[IndexJob | MergeJob, int] = {}
+        self._running: dict[Job, int] = {}
         self.making: dict[str, MergeJob] = {}
         """Segments that are being made, by name."""
 
@@ -156,6 +170,22 @@ class Upkeep:
         """Nothing more is done for these segments while this process lives."""
         self._hopeless.update(names)
 
+    # --- declared fields ------------------------------------------------------------------------
+
+    def fields_due(self) -> FieldsJob | None:
+        """A segment whose declared fields are not those of its collection."""
+        for owner, segment in self._free():
+            wanted = owner.collection.fields
+            there = () if segment.fields is None else tuple(segment.fields.paths)
+            if there != wanted:
+                self._busy.add(segment.name)
+                return FieldsJob(owner, segment, BuildTask(segment.name, fields=wanted))
+        return None
+
+    def has_fields(self, job: FieldsJob) -> None:
+        """The job is over, whatever came of it."""
+        self._busy.discard(job.segment.name)
+
     # --- merges ---------------------------------------------------------------------------------
 
     def merge_due(self, floor_ts: int, idle: bool) -> MergeJob | None:
@@ -205,9 +235,10 @@ class Upkeep:
                 rows, done = rows + job.rows, done + made
         return rows, done
 
-    def note_progress(self, job: IndexJob | MergeJob, rows_done: int) -> None:
+    def note_progress(self, job: Job, rows_done: int) -> None:
         """The job has so many rows in its index now."""
-        self._running[job] = rows_done
+        if job in self._running:
+            self._running[job] = rows_done
 
     # --- memory ---------------------------------------------------------------------------------
 
@@ -259,7 +290,7 @@ class Upkeep:
 
     def _index_job(self, owner: Slice, segment: SealedSegment, spec: IndexSpec) -> IndexJob:
         self._busy.add(segment.name)
-        job = IndexJob(owner, segment, BuildTask(segment.name, (), spec), segment.rows)
+        job = IndexJob(owner, segment, BuildTask(segment.name, index=spec), segment.rows)
         self._running[job] = 0
         return job
 
@@ -283,7 +314,8 @@ class Upkeep:
                     kind, collection.metric, options, base=first.name, encoding=meta.encoding
                 )
         name = self._new_name(f"{SEGMENTS_DIR}/{collection.id}-{owner.shard}")
-        task = BuildTask(name, tuple(source.name for source in sources), spec)
+        names = tuple(source.name for source in sources)
+        task = BuildTask(name, names, collection.fields, spec)
         size = sum(source.disk_bytes for source in sources)
         small = spec is None and size <= self._options.merge_inline_bytes
         job = MergeJob(owner, sources, tuple(dropped), task, rows, small)
