@@ -44,6 +44,7 @@ class SealedSegment:
         meta = self._table.meta
         self.name = name
         self.directory = root / name
+        self._root = root
         self.rows: int = meta["rows"]
         self.dimension: int = meta["dimension"]
         self.cosine: bool = meta["cosine"]
@@ -97,7 +98,7 @@ class SealedSegment:
 
         :raises StorageCorrupt: the file is damaged.
         """
-        fields = open_fields(self.directory.parent.parent, self.name, self.rows)
+        fields = open_fields(self._root, self.name, self.rows)
         if fields is not None:
             fields.verify()
         return fields
