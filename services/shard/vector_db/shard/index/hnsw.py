@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from vector_db.common.model.collection import Metric
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt
 from vector_db.common.model.rows import F32
+from vector_db.shard.index.forms import indexed_form as _indexed_form
 
 faiss: Any = _faiss
 INDEX_FILE = "index.faiss"
@@ -212,14 +213,6 @@ def keeps_neighbours_in_half(vectors: F32, metric: Metric) -> bool:
     bar = np.partition(true, rows - k, axis=1)[:, rows - k, None]
     kept = np.take_along_axis(true, picked, axis=1) >= bar - 1e-12 * np.abs(bar)
     return bool(kept.mean() >= _HALF_RECALL_MIN)
-
-
-def _indexed_form(block: F32, metric: Metric) -> F32:
-    if metric is not Metric.COSINE:
-        return np.ascontiguousarray(block)
-    wide = block.astype(np.float64)
-    wide /= np.sqrt(np.vecdot(wide, wide))[:, None]
-    return wide.astype(np.float32)
 
 
 def _similarities(queries: F32, block: F32, metric: Metric) -> NDArray[np.float64]:
