@@ -335,6 +335,7 @@ class Database(SnapshotReads):
                     "ready": member.ready,
                     "cursor": member.cursor,
                     "shards": list(member.shards),
+                    "simd": member.simd,
                 }
                 for member in (reply.workers if reply else ())
             ],

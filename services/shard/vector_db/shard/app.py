@@ -16,6 +16,7 @@ from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
 from vector_db.shard.handlers import Handlers
 from vector_db.shard.index.hnsw import use_one_faiss_thread
+from vector_db.shard.index.simd import check_simd, simd_level
 from vector_db.shard.maintenance import Maintenance
 from vector_db.shard.storage.recovery import recover
 from vector_db.shard.storage.store import StoreOptions
@@ -43,6 +44,7 @@ class ShardService:
     async def start(self) -> None:
         """Recover, then take part; ready once everything acknowledged is back in memory."""
         use_one_faiss_thread()
+        self._log.info("searches with", simd=simd_level())
         loop = asyncio.get_running_loop()
         disk, clock, bus = self._runtime.disk, self._runtime.clock, self._bus
         started = clock.monotonic_s()
@@ -170,6 +172,7 @@ class ShardService:
                 zone=self._config.sharding.zone,
                 shards=participant.state.shards_of(participant.worker),
                 cursor=participant.cursor,
+                simd=simd_level(),
             )
             try:
                 await self._bus.publish(members(), member)
@@ -179,5 +182,9 @@ class ShardService:
 
 
 def build(runtime: Runtime, config: Config) -> Service:
-    """The shard service."""
+    """The shard service.
+
+    :raises StartupError: FAISS was loaded with instructions that the configuration forbids.
+    """
+    check_simd(config.performance.simd_enabled)
     return ShardService(runtime, config)
