@@ -94,6 +94,7 @@ def test_the_process_environment_is_not_read_behind_the_callers_back(
         ("VECTOR_DB_ENCRYPTION_ALGORITHM", "security", "encryption_algorithm"),
         ("VECTOR_DB_BATCH_SIZE", "performance", "batch_size"),
         ("VECTOR_DB_WORKER_THREADS", "performance", "worker_threads"),
+        ("VECTOR_DB_SIMD_ENABLED", "performance", "simd_enabled"),
         ("VECTOR_DB_GPU_ENABLED", "performance", "gpu_enabled"),
         ("VECTOR_DB_LOG_LEVEL", "observability", "log_level"),
         ("VECTOR_DB_LIMITS_BODY_BYTES_MAX", "limits", "body_bytes_max"),

@@ -295,6 +295,7 @@ class Database(CatalogCalls):
                     "ready": member.ready,
                     "cursor": member.cursor,
                     "shards": list(member.shards),
+                    "simd": member.simd,
                 }
                 for member in (reply.workers if reply else ())
             ],

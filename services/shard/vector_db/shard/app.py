@@ -16,6 +16,7 @@ from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
 from vector_db.shard.handlers import Handlers
 from vector_db.shard.index.opening import use_one_faiss_thread
+from vector_db.shard.index.simd import check_simd, simd_level
 from vector_db.shard.maintenance import Maintenance
 from vector_db.shard.storage.recovery import recover
 from vector_db.shard.storage.store import StoreOptions
@@ -43,6 +44,7 @@ class ShardService:
     async def start(self) -> None:
         """Recover, then take part; ready once everything acknowledged is back in memory."""
         use_one_faiss_thread()
+        self._log.info("searches with", simd=simd_level())
         loop = asyncio.get_running_loop()
         disk, clock, bus = self._runtime.disk, self._runtime.clock, self._bus
         started = clock.monotonic_s()
@@ -172,6 +174,7 @@ class ShardService:
                 zone=self._config.sharding.zone,
                 shards=participant.state.shards_of(participant.worker),
                 cursor=participant.cursor,
+                simd=simd_level(),
             )
             try:
                 await self._bus.publish(members(), member)
@@ -181,5 +184,9 @@ class ShardService:
 
 
 def build(runtime: Runtime, config: Config) -> Service:
-    """The shard service."""
+    """The shard service.
+
+    :raises StartupError: FAISS was loaded with instructions that the configuration forbids.
+    """
+    check_simd(config.performance.simd_enabled)
     return ShardService(runtime, config)

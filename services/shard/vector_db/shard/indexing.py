@@ -125,7 +125,12 @@ class Indexing:
             await self._build(job, threads_max)
             index = await self._open(segment, job.owner.collection.metric)
         except (BuildFailed, NewerFormat, OSError, StorageCorrupt) as error:
-            self._failed(segment.name, error)
+            if job.task.index is not None and job.task.index.quick:
+                # Rows that codes cannot hold: the graph takes any.
+                self._upkeep.give_up_quick(segment.name)
+                self._log.warning("no quick index", segment=segment.name, error=str(error))
+            else:
+                self._failed(segment.name, error)
         finally:
             self._upkeep.indexed(job, index)
         if index is not None:

@@ -135,6 +135,8 @@ class PerformanceConfig(_Group):
     batch_size: Count = 1000
     """Rows that the gateway reads at a time when it walks a collection (delete by filter)."""
     worker_threads: Count = Field(default_factory=_cpu_count)
+    simd_enabled: bool = True
+    """False: FAISS does without vector instructions, to compare with; see `simd.py`."""
     gpu_enabled: bool = False
 
 

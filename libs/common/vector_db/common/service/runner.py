@@ -11,6 +11,7 @@ import asyncio
 import errno
 import functools
 import gc
+import os
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ from vector_db.common.service.config import Config, ServerConfig
 from vector_db.common.service.health import AdminServer
 from vector_db.common.service.lock import DataDirLock
 from vector_db.common.service.runtime import Runtime, Service
+from vector_db.common.service.simd import choose_simd
 from vector_db.common.service.telemetry import configure_logging, logger, new_registry
 
 SERVICE_GROUP = "vector_db.services"
@@ -125,6 +127,7 @@ def run(which: str, config: Config, out: TextIO | None = None) -> int:
     :raises NewerFormat: a file was written by a newer version.
     """
     configure_logging(config.observability.log_level, config.observability.log_format, sys.stderr)
+    choose_simd(config.performance.simd_enabled, os.environ)  # before the services load FAISS
     process = Process(which, config, production_adapters(which), out or sys.stdout)
 
     async def until_signal() -> int:

@@ -278,10 +278,27 @@ class TransactionAnswer(_Answer):
     reason: str | None = None
 
 
+class WorkerAnswer(BaseModel):
+    """One shard worker; `simd` are the vector instructions that its index searches use, `generic`
+    for none, empty until its first heartbeat."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    zone: str
+    ready: bool
+    cursor: int
+    shards: list[int]
+    simd: str
+
+
 class ClusterAnswer(BaseModel):
     """Workers, placement, term and stable_ts."""
 
     model_config = ConfigDict(extra="allow")
+
+    workers: list[WorkerAnswer]
+    stable_ts: Timestamp
 
 
 class HealthAnswer(BaseModel):

@@ -85,6 +85,7 @@ class Upkeep:
         self._options = options
         self._busy: set[str] = set()
         self._hopeless: set[str] = set()
+        self._not_quickly: set[str] = set()
         self._credit_rows: dict[tuple[int, int], int] = {}
         self._running: dict[Job, int] = {}
         self.making: dict[str, MergeJob] = {}
@@ -125,6 +126,7 @@ class Upkeep:
             if segment.index is None
             and self.wants_index(owner.collection, segment.rows)
             and segment.rows >= self._options.quick_rows_min
+            and segment.name not in self._not_quickly
             and lists_fit(segment.rows, segment.dimension)
         ]
         if not due:
@@ -169,6 +171,10 @@ class Upkeep:
     def give_up(self, names: Iterable[str]) -> None:
         """Nothing more is done for these segments while this process lives."""
         self._hopeless.update(names)
+
+    def give_up_quick(self, name: str) -> None:
+        """The segment waits for its own index without a quick one."""
+        self._not_quickly.add(name)
 
     # --- declared fields ------------------------------------------------------------------------
 
