@@ -14,7 +14,8 @@ from tests.support.real_rows import load
 from vector_db.common.model.collection import IndexOptions, Metric
 from vector_db.common.model.errors import StorageCorrupt
 from vector_db.common.model.rows import F32
-from vector_db.shard.index.hnsw import INDEX_FILE, build_hnsw, use_one_faiss_thread
+from vector_db.shard.index.files import INDEX_FILE
+from vector_db.shard.index.hnsw import build_hnsw
 from vector_db.shard.index.ivf import (
     ROWS_MIN,
     IvfIndex,
@@ -25,6 +26,7 @@ from vector_db.shard.index.ivf import (
     refine_width,
     worth_ivf,
 )
+from vector_db.shard.index.opening import use_one_faiss_thread
 
 ROWS, DIMENSION, K = 6000, 24, 10
 DEFAULT = IndexOptions()
@@ -135,7 +137,8 @@ def test_a_mask_yields_what_its_lists_have_among_live_rows(
         best = everything[(candidates >= 0) & live[candidates]][:K]
         assert np.allclose(got[: len(best)], best, rtol=1e-5) or (got[: len(best)] >= best).all()
     if share > 0.1:
-        assert np.allclose(scores, index._scan(queries, K, live, 8)[0])
+        bits = np.packbits(live, bitorder="little")
+            assert np.allclose(scores, index._scan(queries, K, bits, 8)[0])
 
 
 @pytest.mark.parametrize("metric", list(Metric))
@@ -354,6 +357,7 @@ def test_what_is_no_index_of_lists_is_refused(
         cut.write_bytes(whole[:size])
         with pytest.raises(StorageCorrupt, match="offset 0"):
             reopen(cut, mapped)
-    build_hnsw(vectors[:100], Metric.EUCLIDEAN, tmp_path)
+    graph = tmp_path / INDEX_FILE
+    build_hnsw(vectors[:100], Metric.EUCLIDEAN, IndexOptions(), graph, lambda rows: None)
     with pytest.raises(StorageCorrupt, match="not an index of lists"):
-        open_ivf(tmp_path / INDEX_FILE, Metric.EUCLIDEAN, 100, DIMENSION, mapped)
+        open_ivf(graph, Metric.EUCLIDEAN, 100, DIMENSION, mapped)

@@ -8,13 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from vector_db.common.model.collection import Metric
 from vector_db.common.model.errors import StartupError
 from vector_db.common.service.simd import LEVEL_VARIABLE, choose_simd
-from vector_db.shard.index.builder import IndexBuild
+from vector_db.shard.building.process import BuildProcess
+from vector_db.shard.building.task import BuildTask
 from vector_db.shard.index.simd import GENERIC, check_simd, simd_level
 
 with_instructions = pytest.mark.skipif(
@@ -60,9 +59,7 @@ def test_a_build_process_does_as_its_parent(
 ) -> None:
     monkeypatch.setenv(LEVEL_VARIABLE, "AVX2")  # also put back afterwards
     choose_simd(False, os.environ)
-    path = tmp_path / "vectors.f32"
-    np.ones((20_000, 64), dtype="<f4").tofile(path)
-    build = IndexBuild(path, 20_000, 64, Metric.DOT, tmp_path)
+    build = BuildProcess(tmp_path, BuildTask("segments/1-0-1"))
     try:
         until = time.monotonic() + 10
         inherited = b""
