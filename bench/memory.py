@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident bytes: `anonymous` (heap), and `file` (pages of mapped files, which may go)."""
+    """Resident bytes: `anonymous` (heap), and `file` (mapped files and shared memory)."""
 
     anonymous: int
     file: int
@@ -19,22 +19,34 @@ class Memory:
         """Both together."""
         return self.anonymous + self.file
 
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(self.anonymous + other.anonymous, self.file + other.file)
+
     def __sub__(self, other: Memory) -> Memory:
         return Memory(self.anonymous - other.anonymous, self.file - other.file)
 
 
+NONE = Memory(0, 0)
+
+
 def memory_of(pid: int) -> Memory:
-    """Of one process; a process that is gone has none."""
+    """Of one process, what it shares with others in proportion; one that is gone has none."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return Memory(0, 0)
+        return NONE
     fields = {name: value for name, _, value in (line.partition(":") for line in lines)}
 
     def kib(name: str) -> int:
         return int(fields.get(name, "0 kB").split()[0])
 
-    return Memory(1024 * kib("RssAnon"), 1024 * (kib("RssFile") + kib("RssShmem")))
+    anonymous = kib("Pss_Anon")
+    return Memory(1024 * anonymous, 1024 * (kib("Pss") - anonymous))
+
+
+def memory_below(pid: int) -> Memory:
+    """Of a process and all processes below it."""
+    return sum((memory_of(one) for one in (pid, *children_of(pid))), NONE)
 
 
 def children_of(pid: int) -> list[int]:
@@ -48,6 +60,12 @@ def children_of(pid: int) -> list[int]:
         for child in direct:
             found += [child, *children_of(child)]
     return found
+
+
+def processes_naming(path: Path) -> list[int]:
+    """The processes whose command lines name a path, which tells whose servers they are."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if str(path) in command_of(pid)]
 
 
 def command_of(pid: int) -> str:

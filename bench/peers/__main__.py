@@ -18,8 +18,10 @@ from bench.peers.catalog import PEERS
 from bench.peers.measure import CLIENTS, RECALL_MIN, K, Questions, Row, measure
 
 SETS = ("40000x384", "400000x128")
-BUDGET_S = 420.0
-TOTAL_S = 55 * 60.0
+BUDGET_S = 480.0
+TOTAL_S = 45 * 60.0
+"""No peer begins later; the last one has its budget beyond it."""
+
 LEFT = frozenset((0, 1))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench import venvs
 from bench.common import F32, OUT, BenchError
 from bench.generate import SELECTIVITIES, QueryStream, RowSet, nearest, recall
-from bench.memory import bytes_on_disk
+from bench.memory import Memory, bytes_on_disk
 from bench.peers.catalog import EFFORTS, Peer
 from bench.peers.process import DriverProcess
 
@@ -94,10 +94,12 @@ def measure(peer: Peer, rowset: RowSet, questions: Questions, budget_s: float) -
         if peer.requirements:
             python = venvs.python_of(peer.driver, peer.requirements)
         with DriverProcess(python, peer.driver, directory, budget_s) as driver:
-            _fill(row, driver, directory, rowset)
+            idle = _fill(row, driver, directory, rowset)
             if not peer.stores:
                 row.insert_rows_per_s = None
-            _query(row, driver, directory, rowset, questions)
+            _query(row, driver, directory, questions)
+            # After the queries, which bring in what is mapped.
+            row.resident_bytes_a_row = (driver.memory() - idle).resident / len(rowset.rows)
             driver.call("close")
     except BenchError as error:
         row.failed = str(error)
@@ -106,27 +108,26 @@ def measure(peer: Peer, rowset: RowSet, questions: Questions, budget_s: float) -
     return row
 
 
-def _fill(row: Row, driver: DriverProcess, directory: Path, rowset: RowSet) -> None:
+def _fill(row: Row, driver: DriverProcess, directory: Path, rowset: RowSet) -> Memory:
+    """Load and build; the memory of the empty peer."""
     rows, dimension = rowset.rows.shape
     data = directory / "data"
     data.mkdir()
     # Other users may run a peer's server: they need to come this far.
     directory.chmod(0o755)
     driver.call("open", directory=str(data), dimension=dimension)
-    idle = driver.memory()
+    idle, empty = driver.memory(), bytes_on_disk(data)
     loaded = driver.call(
         "load", path=str(rowset.path), rows=rows, dimension=dimension, batch=BATCH_ROWS
     )
     row.insert_rows_per_s = rows / loaded["seconds"]
     row.build_s = driver.call("build")["seconds"]
-    row.disk_bytes_a_row = bytes_on_disk(data) / rows
-    # What the peer maps or keeps, the driver's own block of rows aside.
-    row.resident_bytes_a_row = (driver.memory() - idle).resident / rows
+    row.disk_bytes_a_row = (bytes_on_disk(data) - empty) / rows
+    return idle
 
 
-def _query(
-    row: Row, driver: DriverProcess, directory: Path, rowset: RowSet, questions: Questions
-) -> None:
+def _query(row: Row, driver: DriverProcess, directory: Path, questions: Questions) -> None:
+    """Tune, then measure."""
     files = {name: directory / f"{name}.npy" for name in ("tuning", "asked", "many", "found")}
     for name in ("tuning", "asked", "many"):
         np.save(files[name], getattr(questions, name))

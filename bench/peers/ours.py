@@ -11,7 +11,7 @@ from bench.common import BenchError, HttpConnection, ServerProcess, percentile
 from bench.engine import inprocess, load, rest
 from bench.engine.compare import timed
 from bench.generate import RowSet, recall
-from bench.memory import Memory, bytes_on_disk, children_of, memory_of
+from bench.memory import bytes_on_disk, memory_below
 from bench.peers.measure import CLIENTS, RATE_QUERIES, Questions, Row
 from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.limits import Limits
@@ -45,7 +45,7 @@ async def _over_rest(
     rows, dimension = rowset.rows.shape
     connections = [await HttpConnection.open(server.http_port) for _ in range(CLIENTS)]
     first = connections[0]
-    idle = _memory(server)
+    idle = memory_below(server.pid)
     await load.create(first, COLLECTION, dimension)
     # One batch at a time, as the peers' drivers insert.
     loaded = await load.load(connections, COLLECTION, rowset.rows, in_flight=1)
@@ -53,7 +53,6 @@ async def _over_rest(
     settled = await load.settle(server, first, COLLECTION, budget_s)
     row.build_s = settled.seconds
     row.disk_bytes_a_row = bytes_on_disk(server.data_dir / "shard") / rows
-    row.resident_bytes_a_row = (_memory(server) - idle).resident / rows
     await rest.singles(first, COLLECTION, questions.tuning)
     seconds, found = await rest.singles(first, COLLECTION, questions.asked)
     row.recall = recall(found, questions.truth)
@@ -64,6 +63,7 @@ async def _over_rest(
     row.filtered_p50_ms = _milliseconds(seconds)[0]
     row.curve.append((row.recall, 1000 / row.p50_ms))
     row.queries_per_s = await rest.rate(connections, COLLECTION, questions.many)
+    row.resident_bytes_a_row = (memory_below(server.pid) - idle).resident / rows
 
 
 def _in_process(row: Row, engine: inprocess.Engine, questions: Questions) -> None:
@@ -79,11 +79,6 @@ def _in_process(row: Row, engine: inprocess.Engine, questions: Questions) -> Non
         started = time.perf_counter()
         inprocess.run_batches(pool, engine.search, singles)
         row.queries_per_s = len(singles) / (time.perf_counter() - started)
-
-
-def _memory(server: ServerProcess) -> Memory:
-    found = [memory_of(pid) for pid in (server.pid, *children_of(server.pid))]
-    return Memory(sum(m.anonymous for m in found), sum(m.file for m in found))
 
 
 def _milliseconds(seconds: list[float]) -> tuple[float, float]:

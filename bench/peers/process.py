@@ -8,12 +8,13 @@ import selectors
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from bench.common import ROOT, BenchError
-from bench.memory import Memory, children_of, memory_of
+from bench.memory import NONE, Memory, children_of, memory_of, processes_naming
 
 CLOSE_TIMEOUT_S = 30.0
 _LOG_TAIL = 300
@@ -24,6 +25,7 @@ class DriverProcess:
 
     def __init__(self, python: Path, driver: str, directory: Path, budget_s: float) -> None:
         """`directory`: of this run alone; `budget_s`: of all commands together."""
+        self._directory = directory
         self._log = directory / "driver.log"
         self._ends = time.monotonic() + budget_s
         self._budget_s = budget_s
@@ -34,7 +36,6 @@ class DriverProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,
             )
         self._buffer = b""
 
@@ -47,18 +48,13 @@ class DriverProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A session of its own, so that servers which the driver started end with it.
-        below = children_of(self._process.pid)
         for send in (signal.SIGTERM, signal.SIGKILL):
-            for pid in (self._process.pid, *below):
-                try:
+            for pid in self._pids():
+                with suppress(ProcessLookupError):
                     os.kill(pid, send)
-                except ProcessLookupError:
-                    continue
-            try:
-                self._process.wait(CLOSE_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                continue
+            ends = time.monotonic() + CLOSE_TIMEOUT_S
+            while time.monotonic() < ends and (self._process.poll() is None or self._pids()):
+                time.sleep(0.05)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -80,12 +76,18 @@ class DriverProcess:
         return answer
 
     def memory(self) -> Memory:
-        """Of the driver and all processes below it.
+        """Of the driver and of the servers that it started."""
+        return sum((memory_of(pid) for pid in self._pids()), NONE)
 
-        Shared pages count in each of them.
+    def _pids(self) -> set[int]:
+        """The driver, and what it started: below it, or with the path of its directory.
+
+        A server that made itself a daemon is no child of the driver any more.
         """
-        found = [memory_of(pid) for pid in (self._process.pid, *children_of(self._process.pid))]
-        return Memory(sum(m.anonymous for m in found), sum(m.file for m in found))
+        roots = set(processes_naming(self._directory))
+        if self._process.poll() is None:
+            roots.add(self._process.pid)
+        return roots.union(*(children_of(pid) for pid in roots))
 
     def _line(self, do: str) -> bytes:
         if self._process.stdout is None:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import chromadb
 from chromadb.config import Settings
 
 from bench.peers.drivers.harness import F32, K, Searcher, fields_of, serve
 
+COLLECTION = "bench"
+
 
 class Chroma:
     """The index grows while rows are inserted, so there is nothing left to build."""
 
     def open(self, directory: Path, dimension: int) -> None:
-        settings = Settings(anonymized_telemetry=False)
-        client = chromadb.PersistentClient(path=str(directory / "chroma"), settings=settings)
+        self._path = str(directory / "chroma")
+        self._client = self._connect()
         hnsw = {"space": "cosine", "ef_construction": 128, "max_neighbors": 16}
-        self._collection = client.create_collection(
-            "bench", configuration={"hnsw": hnsw}, embedding_function=None
+        self._collection = self._client.create_collection(
+            COLLECTION, configuration={"hnsw": hnsw}, embedding_function=None
         )
         self._effort = 0
+
+    def _connect(self) -> Any:
+        settings = Settings(anonymized_telemetry=False)
+        return chromadb.PersistentClient(path=self._path, settings=settings)
 
     def insert(self, first: int, vectors: F32) -> None:
         count = len(vectors)
@@ -37,9 +44,8 @@ class Chroma:
         return self._search
 
     def _search(self, query: F32, effort: int, filtered: bool) -> list[int]:
-        if effort and effort != self._effort:
-            self._collection.modify(configuration={"hnsw": {"ef_search": effort}})
-            self._effort = effort
+        if effort != self._effort:
+            self._use(effort)
         found = self._collection.query(
             query_embeddings=query[None],
             n_results=K,
@@ -47,6 +53,14 @@ class Chroma:
             include=[],
         )
         return [int(one) for one in found["ids"][0]]
+
+    def _use(self, effort: int) -> None:
+        self._collection.modify(configuration={"hnsw": {"ef_search": effort}})
+        # An index that is in memory keeps its beam: only one that is opened anew has the other.
+        self._client.clear_system_cache()
+        self._client = self._connect()
+        self._collection = self._client.get_collection(COLLECTION, embedding_function=None)
+        self._effort = effort
 
     def close(self) -> None:
         pass

@@ -11,7 +11,7 @@ from lancedb.index import BTree, HnswSq
 from bench.peers.drivers.harness import F32, FIELDS, K, Searcher, fields_of, serve
 
 REFINE = 3
-"""So many times K candidates are scored again from the full vectors."""
+"""So many times K candidates are scored again from the full vectors; `ef` is at least that."""
 
 
 class Lance:
@@ -52,7 +52,7 @@ class Lance:
 
     def _search(self, query: F32, effort: int, filtered: bool) -> list[int]:
         asked = self._table.search(query).distance_type("cosine").select(["id"]).limit(K)
-        asked = asked.nprobes(1).ef(effort).refine_factor(REFINE)
+        asked = asked.nprobes(1).ef(max(effort, REFINE * K)).refine_factor(REFINE)
         if filtered:
             asked = asked.where("percent = 0", prefilter=True)
         ids: list[int] = asked.to_arrow()["id"].to_pylist()

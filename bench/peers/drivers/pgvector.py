@@ -14,7 +14,6 @@ from psycopg.pq import Format
 
 from bench.peers.drivers.harness import F32, FIELDS, K, Searcher, serve
 
-Dumper: Any = adapt.Dumper
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _END = struct.pack(">h", -1)
 _PLAIN = "SELECT id FROM bench ORDER BY vector <=> %b LIMIT {k}"
@@ -108,14 +107,8 @@ class Postgres:
 
 
 def _dumper(type_oid: int) -> Any:
-    class WireDumper(Dumper):
-        format = Format.BINARY
-        oid = type_oid
-
-        def dump(self, obj: Any) -> bytes:
-            return bytes(obj)
-
-    return WireDumper
+    dump = {"format": Format.BINARY, "oid": type_oid, "dump": lambda _, wire: bytes(wire)}
+    return type("WireDumper", (adapt.Dumper,), dump)
 
 
 if __name__ == "__main__":
