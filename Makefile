@@ -11,7 +11,7 @@ DISTRIBUTIONS := libs/common libs/client services/gateway services/coordinator s
 SOURCES := $(wildcard libs services tests bench examples)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
-.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn crash damage clean
+.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-engine bench-peers crash damage clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,15 @@ bench-query: venv ## Query latency and rate, beside raw FAISS and a bare route
 
 bench-txn: venv ## Transactions, beside one JetStream publish (BASELINE=PYTHON: and another version)
 	$(BIN)/python bench/txn.py $(if $(BASELINE),--baseline $(BASELINE))
+
+ROWS ?= 1000000
+DIM ?= 128
+
+bench-engine: venv ## A large collection beside raw FAISS, in process and over REST: ROWS=1000000 DIM=128
+	$(BIN)/python -m bench.engine --rows $(ROWS) --dimension $(DIM)
+
+bench-peers: venv ## The same rows in other databases, each in an environment of its own (under an hour)
+	$(BIN)/python -m bench.peers
 
 crash: venv ## Kill and pause services under load, check all that clients saw (ROUNDS=200 SEED=n)
 	@$(BIN)/python -m tests.crash

@@ -155,15 +155,50 @@ class ServerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ServerProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        if kind is not None:
+            print(f"--- the server's log ---\n{self._log_tail()}", file=sys.stderr)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def data_dir(self) -> Path:
+        """What the server stores; gone when the context is left."""
+        return self.directory / "data"
+
+    @property
+    def pid(self) -> int:
+        """The server process.
+
+        :raises BenchError: it is stopped.
+        """
+        if self._process is None:
+            raise BenchError("the server is stopped")
+        return self._process.pid
+
+    def start(self, **variables: str) -> None:
+        """Start on the data that is there, and wait until it is ready.
+
+        :param variables: further `VECTOR_DB_` settings, for this start alone.
+        """
         env = {k: v for k, v in os.environ.items() if not k.startswith("VECTOR_DB_")}
         env |= {
-            "VECTOR_DB_DATA_DIR": str(self.directory / "data"),
+            "VECTOR_DB_DATA_DIR": str(self.data_dir),
             "VECTOR_DB_HTTP_PORT": str(self.http_port),
             "VECTOR_DB_GRPC_PORT": str(self.grpc_port),
             "VECTOR_DB_LOG_LEVEL": "warning",
             **self._variables,
+            **variables,
         }
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._python, "-m", "vector_db.common.service.cli", "run", "all"],
                 cwd=self.directory,
@@ -174,29 +209,8 @@ class ServerProcess:
         try:
             self._wait_ready()
         except BaseException:
-            self._stop()
+            self.stop()
             raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop()
-        if kind is not None:
-            print(f"--- the server's log ---\n{self._log_tail()}", file=sys.stderr)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def rss_bytes(self) -> int:
-        """Resident memory of the server process, without its children."""
-        if self._process is None:
-            return 0
-        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        return 0
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -208,7 +222,8 @@ class ServerProcess:
             time.sleep(0.05)
         raise BenchError(f"the server is not ready after {START_TIMEOUT_S} s:\n{self._log_tail()}")
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End the process in an orderly way; its data stays."""
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
@@ -303,13 +318,21 @@ def percentile(values: Sequence[float], q: float) -> float:
     return float(np.percentile(np.asarray(values), q))
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on the terminal: the first column to the left, the others to the right."""
+def print_table(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: frozenset[int] = frozenset((0,)),
+) -> None:
+    """A table on the terminal: the columns `left` to the left, the others to the right."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     print(f"\n{title}")
     for row in (header, ["-" * w for w in widths], *rows):
-        right = (c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))
-        print("  ".join([row[0].ljust(widths[0]), *right]).rstrip())
+        cells = [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def save(name: str, result: dict[str, Any]) -> Path:

@@ -18,6 +18,9 @@ ROWS_MAX = 30_000
 SAMPLE_NOISE = 0.5
 """Length of the noise, against rows of length 1, by which copies of the small sample differ."""
 
+ID_PREFIX = "row-"
+"""Ids are this and the row's number."""
+
 QUERY_NOISE = 0.3
 """Length of the noise, against rows of length 1, by which a query differs from its row."""
 
@@ -86,7 +89,7 @@ def arrow_stream(first: int, vectors: F32, metadata: list[str] | None = None) ->
     """Rows as an Arrow IPC stream; ids are ``row-000000000`` and on from `first`."""
     n, dimension = vectors.shape
     columns = {
-        "id": pa.array([f"row-{first + i:09d}" for i in range(n)]),
+        "id": pa.array([f"{ID_PREFIX}{first + i:09d}" for i in range(n)]),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dimension),
     }
     if metadata is not None:

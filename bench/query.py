@@ -44,6 +44,7 @@ from bench.common import (
     save,
     send_all,
 )
+from bench.generate import recall
 from vector_db.common.model.collection import Metric
 from vector_db.shard.core.planner import beam
 from vector_db.shard.index.hnsw import EF_CONSTRUCTION, NEIGHBOURS
@@ -123,12 +124,6 @@ class Reference:
     def exact(self, queries: F32) -> NDArray[np.int64]:
         """The true K nearest rows, int64[n, K]."""
         return np.argsort(-(queries @ self._rows.T), axis=1, kind="stable")[:, :K]
-
-
-def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    """The part of the true neighbours that was found."""
-    hits = sum(len(np.intersect1d(f, t)) for f, t in zip(found, truth, strict=True))
-    return hits / truth.size
 
 
 def http_requests(queries: F32) -> list[bytes]:

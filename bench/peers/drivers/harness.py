@@ -1,0 +1,141 @@
+"""The one small protocol of all drivers: JSON lines in, JSON lines out, vectors in files.
+
+Runs in a peer's environment, so it imports the standard library and NumPy alone. It owns the
+measuring: drivers only insert, build and search, and each client thread has a searcher of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32: TypeAlias = NDArray[np.float32]
+Searcher: TypeAlias = Callable[[F32, int, bool], list[int]]
+"""(query float32[d], effort, filtered to `percent = 0`) → numbers of the K best rows."""
+
+K = 10
+FIELDS = {"half": 2, "tenth": 10, "percent": 100, "mille": 1_000}
+"""Metadata field → m; the field of row i is i mod m."""
+
+
+class Driver(Protocol):
+    """What one peer has to do."""
+
+    def open(self, directory: Path, dimension: int) -> None:
+        """Make an empty collection for cosine similarity in `directory`."""
+
+    def insert(self, first: int, vectors: F32) -> None:
+        """Rows `first` and on with their fields, as durable as the peer makes them."""
+
+    def build(self) -> None:
+        """Index what was inserted, the field `percent` too; wait until it is done."""
+
+    def searcher(self) -> Searcher:
+        """For one client thread."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+
+def fields_of(first: int, count: int) -> Iterator[dict[str, int]]:
+    """The metadata of the rows `first` and on."""
+    for row in range(first, first + count):
+        yield {name: row % step for name, step in FIELDS.items()}
+
+
+def serve(driver: Driver) -> None:
+    """Obey the commands on standard input until `close`; an error ends the process."""
+    # Libraries print what they like: it goes to the log, and the answers keep the line.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    commands = _Commands(driver)
+    for line in sys.stdin:
+        command = json.loads(line)
+        answer = getattr(commands, command.pop("do"))(**command)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class _Commands:
+    """One method a command; each answers what it measured."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def open(self, directory: str, dimension: int) -> dict[str, Any]:
+        self._driver.open(Path(directory), dimension)
+        return {}
+
+    def load(self, path: str, rows: int, dimension: int, batch: int) -> dict[str, Any]:
+        vectors = np.memmap(path, dtype="<f4", mode="r", shape=(rows, dimension))
+        seconds = 0.0
+        for first in range(0, rows, batch):
+            block = np.array(vectors[first : first + batch])
+            started = time.perf_counter()
+            self._driver.insert(first, block)
+            seconds += time.perf_counter() - started
+        return {"seconds": seconds}
+
+    def build(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        self._driver.build()
+        return {"seconds": time.perf_counter() - started}
+
+    def search(self, queries: str, found: str, effort: int, filtered: bool) -> dict[str, Any]:
+        """One query after another; the rows found go into the file `found`, int64[n, K]."""
+        asked: F32 = np.load(queries)
+        search = self._driver.searcher()
+        table = np.full((len(asked), K), -1, dtype=np.int64)
+        seconds = []
+        search(asked[0], effort, filtered)  # whatever is made at the first use
+        for i, query in enumerate(asked):
+            started = time.perf_counter()
+            rows = search(query, effort, filtered)
+            seconds.append(time.perf_counter() - started)
+            table[i, : len(rows)] = rows
+        np.save(found, table)
+        p50, p99 = np.percentile(seconds, (50, 99))
+        return {"p50_ms": 1000 * float(p50), "p99_ms": 1000 * float(p99)}
+
+    def rate(self, queries: str, effort: int, clients: int, seconds: float) -> dict[str, Any]:
+        """Queries a second of so many threads, until the time or the queries are over."""
+        asked = iter(np.load(queries))
+        lock, counts = threading.Lock(), [0] * clients
+        errors: list[BaseException] = []
+        searchers = [self._driver.searcher() for _ in range(clients)]
+        ends = time.perf_counter() + seconds
+
+        def client(number: int) -> None:
+            try:
+                while time.perf_counter() < ends:
+                    with lock:
+                        query = next(asked, None)
+                    if query is None:
+                        return
+                    searchers[number](query, effort, False)
+                    counts[number] += 1
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wall_s = time.perf_counter() - started
+        if errors:
+            raise errors[0]
+        return {"queries_per_s": sum(counts) / wall_s}
+
+    def close(self) -> dict[str, Any]:
+        self._driver.close()
+        return {}
