@@ -23,7 +23,7 @@ from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.core.messages import SearchReply, SearchRequest
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.filters import Filter
-from vector_db.shard.index.hnsw import HnswIndex, use_one_faiss_thread
+from vector_db.shard.index.opening import open_index, use_one_faiss_thread
 from vector_db.shard.search import executor
 from vector_db.shard.storage.recovery import recover
 from vector_db.shard.storage.store import Store, StoreOptions
@@ -105,19 +105,17 @@ class Engine:
 
 
 def open_indexes(store: Store) -> None:
-    """Attach the index of every segment that is worth one.
+    """Hold the index of every segment in memory, of those that have one.
 
-    :raises BenchError: one is missing.
+    :raises BenchError: a segment that is worth an index has none.
     """
-    while (segment := store.index_due()) is not None:
-        metric = store.metric_of(segment)
-        if metric is None:
-            raise BenchError(f"{segment.name} belongs to no collection")
+    for owner, segment in store.sealed_segments():
+        metric, shape = owner.collection.metric, (segment.rows, segment.dimension)
         try:
-            index = HnswIndex.open(segment.directory, metric, segment.rows, segment.dimension)
+            segment.index = open_index(segment.directory, metric, *shape, mapped=False)
         except FileNotFoundError:
-            raise BenchError(f"{segment.name} has no index: it was still being built") from None
-        store.indexed(segment, index)
+            if store.upkeep.wants_index(owner.collection, segment.rows):
+                raise BenchError(f"{segment.name} has no index: it was not built yet") from None
 
 
 def pool(threads: int) -> ThreadPoolExecutor:
