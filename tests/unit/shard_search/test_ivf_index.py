@@ -138,7 +138,7 @@ def test_a_mask_yields_what_its_lists_have_among_live_rows(
         assert np.allclose(got[: len(best)], best, rtol=1e-5) or (got[: len(best)] >= best).all()
     if share > 0.1:
         bits = np.packbits(live, bitorder="little")
-            assert np.allclose(scores, index._scan(queries, K, bits, 8)[0])
+        assert np.allclose(scores, index._scan(queries, K, bits, 8)[0])
 
 
 @pytest.mark.parametrize("metric", list(Metric))
