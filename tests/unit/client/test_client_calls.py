@@ -15,6 +15,7 @@ from vector_db_client import (
     Delete,
     InvalidArgument,
     NotFound,
+    QueryOptions,
     Upsert,
     VectorDatabaseClient,
 )
@@ -201,6 +202,34 @@ async def test_the_async_client_has_the_same_calls(aclient: AsyncVectorDatabaseC
     assert (await aclient.query_similar(vectors[3], k=25))[0].similarity > 0
     assert (await aclient.count()).count == 25
     assert "workers" in await aclient.cluster()
+
+
+def test_pages_follow_their_cursors_to_the_end(client: VectorDatabaseClient) -> None:
+    client.insert_vectors([f"r{i}" for i in range(5)], np.eye(5, 3))
+    first = client.query_page([3, 2, 1], k=2)
+    assert [m.id for m in first.matches] == ["r0", "r1"]
+    second = client.query_page([3, 2, 1], k=2, after=first.cursor)
+    assert [m.id for m in second.matches] == ["r2", "r3"]
+    pages = list(client.query_pages([3, 2, 1], k=2))
+    assert [len(page.matches) for page in pages] == [2, 2, 1]
+    assert (pages[-1].cursor, pages[-1].snapshot_ts) == (None, first.snapshot_ts)
+    with client.transaction() as t:
+        assert [len(page.matches) for page in t.query_pages(id="r0", k=3)] == [3, 1]
+        assert t.query_page([3, 2, 1], k=2, after=first.cursor).matches[0].id == "r2"
+
+
+def test_only_the_options_that_were_given_are_sent(client: VectorDatabaseClient) -> None:
+    client.insert_vectors(["x"], [[1, 0, 0]])
+    plain = client.explain_query([1, 0, 0])["asked"]
+    assert set(plain) == {"vector", "include", "consistency", "explain"}
+    given: QueryOptions = {"k": 3, "radius": 0.5, "recall": 0.9, "ef": 70, "nprobe": 8}
+    asked = client.explain_query(vectors=np.eye(3), **given)["asked"]
+    assert {name: asked.get(name) for name in given} == given and "exact" not in asked
+    with client.transaction() as t:
+        own = t.explain_query(id="x", exact=True, min_similarity=0.1)["asked"]
+        assert (own["exact"], own["min_similarity"], own["id"]) == (True, 0.1, "x")
+    with pytest.raises(TypeError, match="nearby"):
+        client.query_similar([1, 0, 0], nearby=True)  # type: ignore[call-overload]
 
 
 def test_sync_and_async_signatures_agree() -> None:

@@ -51,6 +51,7 @@ def pages(
     while True:
         asked = request(query, k, after=after, skip=len(found), **options)
         (page,) = unpack(search(views, metric, query.shape[1], asked, None))
+        assert all(after is None or (-s, i) > (-after[0], after[1]) for i, s in page)
         found += page
         if len(page) < k:
             return found

@@ -127,14 +127,17 @@ class SnapshotReads:
         vectors = await self._query_vectors(query, collection, snapshot_ts, overlay)
         if after is not None:
             check_query(after, query_hash(vectors, query.id))
-        shape = _shape(query, collection, snapshot_ts, text, after)
+        paged = query.paged
+        # The row that is searched by is left out, and one hit more tells whether any follow.
+        k = query.k + (query.id is not None) + paged
+        shape = _shape(query, collection, snapshot_ts, k, text, after)
         hits = await self._reader.search(collection, shape, vectors, overlay, notes)
         self._note_read(collection, None)
         cursor = None
-        if query.paged or query.id is not None:
+        if k != query.k:
             found = hits[0] if query.id is None else without(hits[0], query.id)
             hits = [first(found, query.k)]
-            if query.paged and len(found.ids) > query.k:
+            if paged and len(found.ids) > query.k:
                 cursor = QueryCursor(
                     CURSOR_VERSION,
                     collection.id,
@@ -148,7 +151,7 @@ class SnapshotReads:
                     chunks={} if overlay is None else _chunks_of(overlay, collection),
                 ).encode()
         told = None if notes is None else notes.plain()
-        return QueryResult(hits, snapshot_ts, collection.metric, query.paged, cursor, told)
+        return QueryResult(hits, snapshot_ts, collection.metric, paged, cursor, told)
 
     async def _query_vectors(
         self, query: Query, collection: Collection, snapshot_ts: int, overlay: Overlay | None
@@ -302,6 +305,7 @@ def _shape(
     query: Query,
     collection: Collection,
     snapshot_ts: int,
+    k: int,
     filter: bytes,
     after: QueryCursor | None,
 ) -> Shape:
@@ -310,18 +314,17 @@ def _shape(
     if query.radius is not None:
         least = least_similarity(collection.metric, query.radius)
     return Shape(
-        collection_id=collection.id,
-        shards=(),
-        snapshot_ts=snapshot_ts,
-        # The row that is searched by is left out, and one hit more tells whether any follow.
-        k=query.k + (query.id is not None) + query.paged,
-        filter=filter,
-        min_similarity=least,
-        include_metadata=query.include_metadata,
-        include_vectors=query.include_vectors,
-        effort=query.effort,
-        after=None if after is None else after.place,
-        skip=0 if after is None else after.skip,
+        collection.id,
+        (),
+        snapshot_ts,
+        k,
+        filter,
+        least,
+        query.include_metadata,
+        query.include_vectors,
+        query.effort,
+        None if after is None else after.place,
+        0 if after is None else after.skip,
     )
 
 

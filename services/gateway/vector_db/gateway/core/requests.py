@@ -119,9 +119,8 @@ class Query:
     def paged(self) -> bool:
         """Whether the answer says how to go on: when asked to, and when a radius has no natural
         end."""
-        if self.vectors is not None and len(self.vectors) > 1:
-            return False
-        return self.page or self.after is not None or self.radius is not None
+        asked = self.page or self.after is not None or self.radius is not None
+        return asked and (self.vectors is None or len(self.vectors) == 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from vector_db.common.model.limits import Limits
+from vector_db.common.model.limits import HITS_PER_REQUEST_MAX, QUERY_DEPTH_MAX, Limits
 from vector_db.gateway.rest import answers, models
 from vector_db.gateway.rest.body import ARROW_TYPE
 from vector_db.gateway.rest.edge import Route
@@ -75,7 +75,9 @@ def _limits_text(limits: Limits) -> str:
         f"Limits: {limits.body_bytes_max} bytes a body (body_bytes_max), "
         f"{limits.rows_per_batch_max} rows a write (rows_per_batch_max), "
         f"{limits.queries_per_batch_max} queries a batch (queries_per_batch_max), "
-        f"k {limits.k_max} (k_max), dimension {limits.dimension_max} (dimension_max), "
+        f"k {limits.k_max} (k_max), {HITS_PER_REQUEST_MAX} hits a batch (hits_per_request_max), "
+        f"pages of a query to hit {QUERY_DEPTH_MAX} (query_depth_max), "
+        f"dimension {limits.dimension_max} (dimension_max), "
         f"{limits.scroll_limit_max} rows a page (scroll_limit_max), "
         f"{limits.metadata_bytes_max} bytes of metadata a row (metadata_bytes_max), "
         f"filters {limits.filter_depth_max} operators deep (filter_depth_max) "
