@@ -242,3 +242,32 @@ def test_statistics_cluster_and_default_collection(
     client.insert_vectors([row_id], np.ones((1, dimension)))
     assert client.query_similar(np.ones(dimension), k=1)[0].similarity == pytest.approx(1.0)
     assert client.delete([row_id]).count == 1
+
+
+def test_options_are_changed_and_an_alias_is_switched_under_a_transaction(
+    client: VectorDatabaseClient, words: Collection
+) -> None:
+    name, alias = f"{words.name}-2", f"{words.name}-live"
+    made = client.create_collection(name, 8, index={"kind": "exact"}, fields=["n"])
+    assert (made.index.kind, made.index.m, made.fields) == ("exact", 16, ("n",))
+    assert client.update_collection(name, index={"m": 24}, fields=[]).index.kind == "exact"
+    client.set_alias(alias, words.name)
+    with pytest.raises(AlreadyExists):
+        client.create_collection(alias, 8)
+    with pytest.raises(InvalidArgument):
+        client.delete_collection(alias)
+    ids, vectors, metadata = unit_rows(3)
+    with client.transaction() as t:
+        t.insert_vectors(ids, vectors, metadata, collection=alias)
+        client.set_alias(alias, name)
+        assert t.fetch(ids, collection=alias) == [], "looked up anew by each call"
+        t.insert_vectors(ids[:1], vectors[:1], collection=alias)
+    assert client.count(collection=words.name).count == 3
+    assert client.count(collection=alias).count == 1
+    assert client.get_collection(alias).aliases == (alias,)
+    with pytest.raises(InvalidArgument, match="those before it"):
+        client.commit([Delete(alias, ids[:1]), Delete(name, ids[:1])])
+    client.delete_collection(name)
+    assert alias not in client.aliases()
+    with pytest.raises(NotFound):
+        client.count(collection=alias)

@@ -15,9 +15,18 @@ from unittest.mock import patch
 import msgspec
 
 import vector_db.shard.core.judge as judge
-from vector_db.common.core.messages import Beat, Outcome, Vote
+from vector_db.common.core.messages import (
+    AnyMessage,
+    Beat,
+    Outcome,
+    SetAliasesRequest,
+    Takeover,
+    Vote,
+)
 from vector_db.common.ports import DiskFull
 from vector_db.coordinator.core.sequencer import Sequencer
+from vector_db.coordinator.core.takeover import Survey
+from vector_db.coordinator.requests import Requests
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.idempotency import IdempotentWrites
 from vector_db.gateway.transactions import Transactions
@@ -216,4 +225,30 @@ def _fsync_again() -> Iterator[None]:
             self._segments[-1].size = self._active.file.size()
 
     with patch.object(Wal, "_write", write):
+        yield
+
+
+@_plant("aliases not told by a takeover", 1010)
+def _aliases_forgotten() -> Iterator[None]:
+    real = Survey.takeover
+
+    def takeover(self: Survey, stable_ts: int = 0) -> Takeover:
+        return msgspec.structs.replace(real(self, stable_ts), aliases={})
+
+    with patch.object(Survey, "takeover", takeover):
+        yield
+
+
+@_plant("aliases changed one by one", 1010)
+def _aliases_apart() -> Iterator[None]:
+    real = Requests.handle
+
+    async def handle(self: Requests, message: AnyMessage) -> AnyMessage:
+        if not isinstance(message, SetAliasesRequest):
+            return await real(self, message)
+        for alias, target in message.changes.items():
+            answer = await real(self, SetAliasesRequest({alias: target}))
+        return answer
+
+    with patch.object(Requests, "handle", handle):
         yield

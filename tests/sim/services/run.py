@@ -28,6 +28,7 @@ from tests.sim.services.cluster import Cluster, Sizes, small
 from tests.sim.services.disk import PowerCut
 from tests.sim.services.faults import Faults
 from tests.sim.services.loop import OWNER, SimLoop, SimTask, Spins, Trace
+from tests.sim.services.switching import Switcher
 from tests.sim.services.workload import LISTS, Client, History, Shape
 
 LIVE_S = 30.0
@@ -128,6 +129,8 @@ class _World:
             Client(self._cluster, self._history, shape, f"c{n}", Random(f"{seed} client {n}"))
             for n in range(shape.clients)
         ]
+        own = Random(f"{seed} switcher")
+        self._switcher = Switcher(self._cluster, own) if own.random() < 0.3 else None
         self._judge = Client(self._cluster, self._history, shape, "judge", Random(f"{seed} judge"))
         self._duration_s = random.choice([2.0, 4.0, 7.0])
 
@@ -151,6 +154,8 @@ class _World:
             self._faults.heal()
         if await self._begin():
             clients = [asyncio.ensure_future(client.run()) for client in self._clients]
+            if self._switcher is not None:
+                clients.append(asyncio.ensure_future(self._switcher.run()))
             await self._faults.run(self._duration_s)
             self._faults.heal()
             await self._settle(clients)
@@ -188,6 +193,8 @@ class _World:
         """After the faults: it works again, all is decided, and everything is there."""
         for client in self._clients:
             client.stopping = True
+        if self._switcher is not None:
+            self._switcher.stopping = True
         await asyncio.wait(clients, timeout=120.0)
         for task in clients:
             if not task.done():
@@ -200,16 +207,21 @@ class _World:
             return
         if not await self._within(LIVE_S, self._is_decided):
             self._cluster.violation(f"undecided {LIVE_S:g} s after the last fault")
-        if not await self._within(LIVE_S, self._judge.read_all):
+        if not await self._within(LIVE_S, self._reads_all):
             self._cluster.violation(f"not live: no read within {LIVE_S:g} s of the last fault")
             return
         for node in self._cluster.shards:
             node.crash(power=True)
         await asyncio.sleep(0.2)
-        if not await self._within(LIVE_S, self._judge.read_all):
+        if not await self._within(LIVE_S, self._reads_all):
             self._cluster.violation(f"not live: no read {LIVE_S:g} s after a power cut")
         elif self._random.random() < 0.3:
             await self._damage_a_file()
+
+    async def _reads_all(self) -> bool:
+        """Whether everything can be read, and is what it should be."""
+        switched = self._switcher is None or await self._switcher.check()
+        return await self._judge.read_all() and switched
 
     async def _damage_a_file(self) -> None:
         """A bit flips at rest: the worker refuses by name, or nobody is told anything wrong.

@@ -45,6 +45,7 @@ class Leader:
         self.catalog_ts = 0
         self.stable_ts = make_ts(1, 0)
         self.collections: tuple[Collection, ...] = ()
+        self.aliases: dict[str, int] = {}
         self.asked = 0
 
     async def serve(self) -> None:
@@ -57,7 +58,14 @@ class Leader:
         self.asked += 1
         replicas: dict[int, tuple[str, ...]] = {0: ("w1",)}
         return CatalogReply(
-            self.term, self.catalog_ts, self.stable_ts, 0, self.collections, replicas, ()
+            self.term,
+            self.catalog_ts,
+            self.stable_ts,
+            0,
+            self.collections,
+            replicas,
+            (),
+            self.aliases,
         )
 
     def create(self, name: str, n: int) -> None:
@@ -338,5 +346,48 @@ def test_a_catalog_that_cannot_be_fetched_now_is_asked_for_again_at_the_next_bea
         view.on_beat(announced)
         await turns()
         assert [c.name for c in view.collections()] == ["c"]
+
+    with_view(test)
+
+
+# --- aliases --------------------------------------------------------------------------------------
+
+
+def test_an_alias_is_followed_by_the_newest_catalog_announced_whoever_answers() -> None:
+    async def test(view: ClusterView, leader: Leader, bus: MemoryBus) -> None:
+        for n, name in ((1, "old"), (2, "new")):
+            leader.create(name, n)
+        old, new = leader.collections
+        leader.aliases = {"now": old.id}
+        leader.catalog_ts = make_ts(1, 3)
+        await leader.beat(make_ts(1, 3))
+        assert (await view.collection("now")).name == "old"
+        # A switch is announced, and a coordinator that knows nothing of it answers.
+        view.on_beat(beat(make_ts(1, 4), catalog_ts=make_ts(1, 4)))
+        asked = asyncio.create_task(view.collection("now"))
+        await turns()
+        assert not asked.done()
+        leader.aliases = {"now": new.id}
+        leader.catalog_ts = make_ts(1, 4)
+        await leader.beat(make_ts(1, 4))
+        assert (await asked).name == "new"
+        view.on_beat(beat(make_ts(1, 5), catalog_ts=make_ts(1, 5)))
+        with pytest.raises(Unavailable, match="not here yet"):
+            await view.collection("now")
+        assert (await view.collection("new")).name == "new", "a name needs no newer catalog"
+
+    with_view(test)
+
+
+def test_an_answer_that_a_beat_overtook_does_not_hide_what_the_beat_announced() -> None:
+    async def test(view: ClusterView, leader: Leader, bus: MemoryBus) -> None:
+        leader.create("c", 1)
+        overtaken = await leader.answer(CatalogRequest())
+        view.on_beat(beat(make_ts(1, 2), catalog_ts=make_ts(1, 2)))
+        view.take_catalog(overtaken)
+        leader.create("d", 2)
+        before = leader.asked
+        await view.collection("c")
+        assert leader.asked == before + 1, "the catalog that was announced is asked for"
 
     with_view(test)

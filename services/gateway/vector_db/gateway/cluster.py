@@ -121,10 +121,16 @@ class ClusterView:
         """Whether a sequencer is heard, waiting a little: this process may have been busy."""
         if self.ready():
             return True
+        await self.heard_again(timeout_s)
+        return self.ready()
+
+    async def heard_again(self, timeout_s: float) -> bool:
+        """Whether another beat comes in time."""
         self._beaten.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._beaten.wait(), timeout_s)
-        return self.ready()
+            return True
+        return False
 
     async def wait_term(self, term: int, timeout_s: float) -> None:
         """Until a beat of this term or a later one is heard.
@@ -238,7 +244,9 @@ class ClusterView:
             return
         self.reply = reply
         self.catalog_ts = reply.catalog_ts
-        if reply.term >= self.term:
+        # A beat may have announced a newer one while the answer was on its way.
+        newer = reply.catalog_ts > self._announced_catalog_ts
+        if reply.term > self.term or (reply.term == self.term and newer):
             self._announced_catalog_ts = reply.catalog_ts
         self._by_id = {c.id: c for c in reply.collections}
         hidden = {c.name: c for c in reply.collections if c.name.startswith(HIDDEN_PREFIX)}
@@ -305,12 +313,15 @@ class ClusterView:
     async def named(self, names: Iterable[str]) -> dict[str, Collection]:
         """The collections of these names and aliases, all as one state of the catalog has them.
 
-        What an alias stands for is told only once nothing can undo it.
+        What an alias stands for is told as of the newest catalog that was announced here, and only
+        once nothing can undo that.
 
         :raises NotFound: there is none of a name, or it is hidden.
-        :raises Unavailable: what an alias stands for is not durable in time.
+        :raises Unavailable: what an alias stands for is not known or not durable in time.
         """
         wanted = tuple(dict.fromkeys(names))
+        loop = asyncio.get_running_loop()
+        until = loop.time() + STABLE_TIMEOUT_S
         while True:
             if self._announced_catalog_ts != self.catalog_ts or not all(map(self._knows, wanted)):
                 await self.refresh()
@@ -318,13 +329,19 @@ class ClusterView:
                 if not self._knows(name):
                     raise NotFound(f"collection {name!r} does not exist")
             found = {name: self._by_alias.get(name) or self._by_name[name] for name in wanted}
-            if self.catalog_ts <= self.stable_ts or self._by_alias.keys().isdisjoint(wanted):
+            if self._by_alias.keys().isdisjoint(wanted):
                 return found
-            term = 0 if self.reply is None else self.reply.term
-            await self.wait_stable(self.catalog_ts)
-            if self.term <= term:
-                return found
-            # Another term's snapshot is past it: that term may have undone the change.
+            if self._announced_catalog_ts == self.catalog_ts:
+                if self.catalog_ts <= self.stable_ts:
+                    return found
+                term = 0 if self.reply is None else self.reply.term
+                await self.wait_stable(self.catalog_ts)
+                if self.term <= term:
+                    return found
+                # Another term's snapshot is past it: that term may have undone the change.
+            elif not await self.heard_again(until - loop.time()):
+                # A coordinator that was replaced may have answered, and this one is not heard.
+                raise Unavailable("the catalog that was announced is not here yet, try again")
 
     def _knows(self, name: str) -> bool:
         return name in self._by_name or name in self._by_alias
