@@ -20,7 +20,7 @@ from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.core.messages import FetchRequest, RowsReply, ScrollRequest
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.rows import Blob, RowBlock, hash_id, hash_ids
-from vector_db.shard.storage.store import CheckpointJob, SealJob, Store, StoreOptions
+from vector_db.shard.storage.store import CheckpointJob, Idle, SealJob, Store, StoreOptions
 from vector_db.shard.views import SegmentView
 
 DIMENSION = 2
@@ -173,7 +173,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def start_seal(self) -> None:
-        job = self.store.seal_due(self.stable, idle_slices_ok=True)
+        job = self.store.seal_due(self.stable, Idle.SHORT)
         if job is not None:
             self.sealing.append(job)
 
