@@ -105,7 +105,9 @@ class Indexing:
         if (moved := self._upkeep.reopen_due()) is not None:
             return self._reopen(*moved)
         idle = self._clock.monotonic_s() - self._written_s >= MERGE_IDLE_S
-        merge = self._upkeep.merge_due(self._participant.retention_floor_ts, idle)
+        # What is not stable may be undone, and what died by it lives again then.
+        floor_ts = min(self._participant.retention_floor_ts, self._participant.stable_ts)
+        merge = self._upkeep.merge_due(floor_ts, idle)
         if merge is not None:
             return self._merge(merge)
         job = self._upkeep.final_due()
