@@ -24,12 +24,11 @@ from tests.crash.worker_folder import (
     History,
     Reader,
     knowledge,
-    open_index,
     write_folder,
 )
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt
-from vector_db.shard.index.hnsw import HnswIndex
+from vector_db.shard.index.opening import open_index
 from vector_db.shard.storage.deaths import Deaths
 from vector_db.shard.storage.identity import worker_identity
 from vector_db.shard.storage.image import read_deaths
@@ -224,16 +223,12 @@ class Flipper:
         self._found = recover(self._disk, OPTIONS)
         self._found.wal.close()
         self._segments = {
-            segment.name: (part.sealed, at)
+            segment.name: (part, at)
             for by_shard in self._found.store._slices.values()
             for part in by_shard.values()
             for at, segment in enumerate(part.sealed)
         }
-        store = self._found.store
-        self._hits = {
-            name: self._search_index(open_index(store, sealed[at]))
-            for name, (sealed, at) in self._segments.items()
-        }
+        self._hits = {name: self._search_index(name) for name in self._segments}
         self.last_record = record_ends(folder, folder.wal[-1])[folder.last_lsn - 1]
         """Where it starts in the last file of the log."""
         self.verdicts: Counter[tuple[str, str]] = Counter()
@@ -295,16 +290,14 @@ class Flipper:
 
     def _index(self, name: str, offset: int) -> str:
         segment = name.rpartition("/")[0]
-        sealed, at = self._segments[segment]
-        hits = self._search_index(open_index(self._found.store, sealed[at]))
-        assert hits == self._hits[segment], "the index answers something else"
+        assert self._search_index(segment) == self._hits[segment], "it answers something else"
         return "right"
 
     def _sealed(self, name: str, offset: int) -> str:
         segment = name.rpartition("/")[0]
         reopened = SealedSegment(self._copy, segment)
-        sealed, at = self._segments[segment]
-        self._read_with(reopened, sealed[at].deaths, segment)
+        part, at = self._segments[segment]
+        self._read_with(reopened, part.sealed[at].deaths, segment)
         # Nothing of these files is without a checksum, and a worker verifies them as it starts.
         reopened.verify()
         raise AssertionError(f"{name}: damage at offset {offset} is not noticed")
@@ -316,20 +309,25 @@ class Flipper:
         return "right"
 
     def _read_with(self, segment: SealedSegment, deaths: Deaths, name: str) -> None:
-        sealed, at = self._segments[name]
-        whole = sealed[at]
+        part, at = self._segments[name]
+        whole = part.sealed[at]
         segment.deaths = deaths
-        sealed[at] = segment
+        part.sealed[at] = segment
         try:
             for ts in (self._found.participant.cursor, self._folder.history.commits[20]):
                 self._folder.reader.check(self._found.store, ts)
         finally:
-            sealed[at] = whole
+            part.sealed[at] = whole
 
-    def _search_index(self, index: HnswIndex) -> list[Any]:
-        queries = np.random.default_rng(5).standard_normal((4, index.meta.dimension))
+    def _search_index(self, name: str) -> list[Any]:
+        """What the index of a segment answers, and all that is told of it."""
+        part, at = self._segments[name]
+        segment = part.sealed[at]
+        shape = segment.rows, segment.dimension
+        index = open_index(segment.directory, part.collection.metric, *shape, mapped=False)
+        queries = np.random.default_rng(5).standard_normal((4, segment.dimension))
         scores, rows = index.search(queries.astype(np.float32), 10, None, 32)
-        return [scores.tolist(), rows.tolist()]
+        return [scores.tolist(), rows.tolist(), index.meta]
 
 
 def test_a_flipped_bit_in_any_file_never_gives_a_wrong_answer(folder: Folder, copy: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tests.support.indexes import build_all_due
 from tests.support.protocol import first_takeover, txn
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.core.codec import encode
@@ -41,12 +42,11 @@ from vector_db.common.model.ids import make_ts
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_ids
 from vector_db.shard.core.participant import Participant
-from vector_db.shard.index.hnsw import HnswIndex, build_hnsw
 from vector_db.shard.search import executor
 from vector_db.shard.storage.manifest import Manifest, save_manifest
 from vector_db.shard.storage.records import RecordType, promised, sequenced
 from vector_db.shard.storage.recovery import recover
-from vector_db.shard.storage.store import Store, StoreOptions
+from vector_db.shard.storage.store import Idle, Store, StoreOptions
 from vector_db.shard.storage.wal import Wal
 
 OPTIONS = StoreOptions(seal_rows=40, index_rows_min=16)
@@ -236,14 +236,10 @@ class Writer:
     def seal(self) -> None:
         ts = self.participant.cursor
         self.participant.stable(ts, 0)
-        while (job := self.store.seal_due(ts, idle_slices_ok=True)) is not None:
+        while (job := self.store.seal_due(ts, Idle.SHORT)) is not None:
             job.run()
             self.store.sealed(job)
-        while (segment := self.store.index_due()) is not None:
-            metric = self.store.metric_of(segment)
-            assert metric is not None
-            build_hnsw(segment.vectors, metric, segment.directory)
-            self.store.indexed(segment, open_index(self.store, segment))
+        build_all_due(self.disk, self.store)
 
     def checkpoint(self) -> None:
         self.participant.stable(self.participant.cursor, self.history.commits[-5])
@@ -295,13 +291,6 @@ def write_folder(root: Path, seed: int = 1) -> History:
     w.flush()
     w.wal.close()
     return w.history
-
-
-def open_index(store: Store, segment: Any) -> HnswIndex:
-    """The index of a sealed segment, as a worker opens it."""
-    metric = store.metric_of(segment)
-    assert metric is not None
-    return HnswIndex.open(segment.directory, metric, segment.rows, segment.dimension)
 
 
 # --- reading everything -------------------------------------------------------------------------

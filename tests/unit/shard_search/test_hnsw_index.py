@@ -1,26 +1,21 @@
-"""The index on disk: it opens whole or not at all, and it obeys its mask."""
+"""The graph finds the best rows under its metric, obeys its mask, and grows as if built whole."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from vector_db.common.model.collection import Metric
-from vector_db.common.model.errors import NewerFormat, StorageCorrupt
+from tests.support.indexes import build
+from vector_db.common.model.collection import Encoding, IndexKind, IndexOptions, Metric
 from vector_db.common.model.rows import F32
-from vector_db.shard.index.hnsw import (
-    INDEX_FILE,
-    META_FILE,
-    HnswIndex,
-    build_hnsw,
-    keeps_neighbours_in_half,
-    remove_index,
-)
+from vector_db.shard.index.hnsw import keeps_neighbours_in_half
+from vector_db.shard.index.opening import SegmentIndex, open_index
 
 ROWS, DIMENSION = 1200, 24
+ENCODINGS = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.SQ8)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +24,9 @@ def vectors() -> F32:
     return (rng.normal(size=(ROWS, DIMENSION)) * rng.uniform(0.5, 2, (ROWS, 1))).astype(np.float32)
 
 
-@pytest.fixture
-def built(tmp_path: Path, vectors: F32) -> Path:
-    build_hnsw(vectors, Metric.COSINE, tmp_path)
-    return tmp_path
-
-
-def reopen(directory: Path) -> HnswIndex:
-    return HnswIndex.open(directory, Metric.COSINE, ROWS, DIMENSION)
+@pytest.fixture(scope="module")
+def index(vectors: F32, tmp_path_factory: pytest.TempPathFactory) -> SegmentIndex:
+    return build(vectors, Metric.COSINE, tmp_path_factory.mktemp("index"))
 
 
 def unit(vectors: F32) -> F32:
@@ -44,32 +34,42 @@ def unit(vectors: F32) -> F32:
     return scaled
 
 
+def true_scores(metric: Metric, queries: F32, vectors: F32) -> NDArray[np.float64]:
+    q, x = queries.astype(np.float64), vectors.astype(np.float64)
+    if metric is Metric.COSINE:
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    scores: NDArray[np.float64] = q @ x.T
+    if metric is Metric.EUCLIDEAN:
+        scores = -((q[:, None] - x[None]) ** 2).sum(axis=2)
+    return scores
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("metric", list(Metric))
 def test_an_index_finds_the_best_rows_under_its_metric(
-    metric: Metric, vectors: F32, tmp_path: Path
+    metric: Metric, encoding: Encoding, vectors: F32, tmp_path: Path
 ) -> None:
-    build_hnsw(vectors, metric, tmp_path)
-    index = HnswIndex.open(tmp_path, metric, ROWS, DIMENSION)
+    built = build(vectors, metric, tmp_path, IndexOptions(IndexKind.HNSW, encoding))
+    assert built.meta.encoding is encoding
     queries = np.random.default_rng(2).normal(size=(50, DIMENSION)).astype(np.float32)
-    match metric:
-        case Metric.COSINE:
-            queries = unit(queries)
-            true = queries @ unit(vectors).T
-        case Metric.DOT:
-            true = queries @ vectors.T
-        case Metric.EUCLIDEAN:
-            true = -((queries[:, None] - vectors[None]) ** 2).sum(axis=2)
-    scores, rows = index.search(queries, 10, None, 200)
-    assert scores.shape == rows.shape == (50, 10)
-    assert np.allclose(scores, np.take_along_axis(true, rows, axis=1), rtol=1e-2, atol=1e-2)
+    if metric is Metric.COSINE:
+        queries = unit(queries)
+    true = true_scores(metric, queries, vectors)
+    width = built.width(10)
+    mapped = open_index(tmp_path, metric, ROWS, DIMENSION, mapped=True)
+    scores, rows = built.search(queries, width, None, 200)
+    again = mapped.search(queries, width, None, 200)
+    assert np.array_equal(scores, again[0]) and np.array_equal(rows, again[1])
+    assert scores.shape == rows.shape == (50, width)
+    coarse = 0.2 if encoding is Encoding.SQ8 else 1e-2
+    assert np.allclose(scores, np.take_along_axis(true, rows, axis=1), rtol=coarse, atol=coarse)
     best = np.argsort(-true, axis=1)[:, :10]
     found = [len(set(a) & set(b)) for a, b in zip(best.tolist(), rows.tolist(), strict=True)]
     assert sum(found) >= 0.97 * 500
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_only_live_rows_are_found_and_minus_one_fills_up(built: Path, vectors: F32) -> None:
-    index = reopen(built)
+def test_only_live_rows_are_found_and_minus_one_fills_up(index: SegmentIndex, vectors: F32) -> None:
     live = np.zeros(ROWS, dtype=np.bool_)
     live[[3, 5, 801]] = True
     _, rows = index.search(unit(vectors[:4]), 5, live, ROWS)
@@ -77,69 +77,11 @@ def test_only_live_rows_are_found_and_minus_one_fills_up(built: Path, vectors: F
     assert (rows[:, 3:] == -1).all()
 
 
-def test_a_mask_of_fewer_rows_excludes_the_later_ones(built: Path, vectors: F32) -> None:
+def test_a_mask_of_fewer_rows_excludes_the_later_ones(index: SegmentIndex, vectors: F32) -> None:
     for known in (1, 13, 1001):
-        _, rows = reopen(built).search(unit(vectors[-3:]), 5, np.ones(known, np.bool_), ROWS)
+        _, rows = index.search(unit(vectors[-3:]), 5, np.ones(known, np.bool_), ROWS)
         assert rows.max() < known
         assert (rows[:, 0] >= 0).all()
-
-
-def test_no_index_opens_where_none_was_finished(built: Path) -> None:
-    (built / META_FILE).unlink()
-    with pytest.raises(FileNotFoundError):
-        reopen(built)
-
-
-@pytest.mark.parametrize("place", [0, 1000, -1])
-def test_one_flipped_bit_is_noticed(built: Path, place: int) -> None:
-    path = built / INDEX_FILE
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(StorageCorrupt, match=r"index\.faiss.*checksum"):
-        reopen(built)
-
-
-def test_a_file_cut_short_is_noticed(built: Path) -> None:
-    path = built / INDEX_FILE
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(StorageCorrupt):
-        reopen(built)
-
-
-def test_a_newer_format_is_refused_by_number(built: Path) -> None:
-    path = built / META_FILE
-    meta = msgspec.json.decode(path.read_bytes())
-    path.write_bytes(msgspec.json.encode(meta | {"version": 2, "unknown": 1}))
-    with pytest.raises(NewerFormat, match="format 2"):
-        reopen(built)
-
-
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"version":"1"}', b'{"version":1}'])
-def test_a_description_that_is_no_description_is_corrupt(built: Path, text: bytes) -> None:
-    (built / META_FILE).write_bytes(text)
-    with pytest.raises(StorageCorrupt, match=r"index\.json"):
-        reopen(built)
-
-
-def test_the_index_of_another_segment_is_refused(built: Path) -> None:
-    for metric, rows, dimension in (
-        (Metric.DOT, ROWS, DIMENSION),
-        (Metric.COSINE, ROWS + 1, DIMENSION),
-        (Metric.COSINE, ROWS, DIMENSION - 1),
-    ):
-        with pytest.raises(StorageCorrupt, match="not the index of this segment"):
-            HnswIndex.open(built, metric, rows, dimension)
-
-
-def test_building_again_replaces_and_removing_leaves_nothing(built: Path, vectors: F32) -> None:
-    build_hnsw(vectors, Metric.COSINE, built)
-    assert sorted(p.name for p in built.iterdir()) == [INDEX_FILE, META_FILE]
-    reopen(built)
-    (built / f".{INDEX_FILE}.tmp").write_bytes(b"left by a build that died")
-    remove_index(built)
-    remove_index(built)
-    assert list(built.iterdir()) == []
 
 
 @pytest.mark.parametrize("metric", list(Metric))
@@ -150,7 +92,8 @@ def test_half_precision_is_used_only_where_it_keeps_neighbours(
     assert not keeps_neighbours_in_half(vectors * 1e-4 + 1, metric)
     if metric is not Metric.COSINE:
         assert not keeps_neighbours_in_half(vectors * 1e6, metric)
-    assert not build_hnsw(vectors * 1e-4 + 1, metric, tmp_path).half
+    assert build(vectors, metric, tmp_path).meta.encoding is Encoding.FLOAT16
+    assert build(vectors * 1e-4 + 1, metric, tmp_path).meta.encoding is Encoding.FLOAT32
 
 
 def test_identical_rows_count_as_kept_neighbours() -> None:

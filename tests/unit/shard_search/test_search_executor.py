@@ -10,14 +10,14 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from tests.support.indexes import ExactSearcher, exact_index
 from tests.unit.shard_search.segments import brute_force, make_view, request, unpack
 from vector_db.common.model.collection import Metric
 from vector_db.common.model.filters import matches, parse_filter
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32
-from vector_db.shard.core.planner import Method, Plan, beam
+from vector_db.shard.core.planner import Method, Plan, Walk, widened
 from vector_db.shard.search import candidates as candidates_module
 from vector_db.shard.search import scan as scan_module
 from vector_db.shard.search.executor import cost, count, search
@@ -27,49 +27,24 @@ from vector_db.shard.views import SegmentView
 METRICS = list(Metric)
 
 
-class Walk:
-    """An exact index whose walk gives up: with `patience` it finds only rows below that number."""
+class Impatient(ExactSearcher):
+    """A `VectorIndex` that takes the same effort for everything."""
 
-    def __init__(self, vectors: F32, metric: Metric, patience: int | None = None) -> None:
-        self.vectors = vectors.astype(np.float64)
-        self.rows = len(vectors)
-        self.metric = metric
-        self.patience = patience
-        self.calls = 0
-        self.ef = 0
-
-    def search(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, ef: int
-    ) -> tuple[F32, NDArray[np.int64]]:
-        self.calls += 1
-        self.ef = ef
-        assert ef >= k
-        q = queries.astype(np.float64)
-        if self.metric is Metric.EUCLIDEAN:
-            scores = -((q[:, None] - self.vectors[None]) ** 2).sum(axis=2)
-        else:
-            scores = q @ self.vectors.T
-        if self.metric is Metric.COSINE:
-            scores /= np.sqrt((self.vectors**2).sum(axis=1))
-        if live is not None:
-            scores[:, : len(live)][:, ~live] = -np.inf
-            scores[:, len(live) :] = -np.inf
-        if self.patience is not None:
-            scores[:, self.patience :] = -np.inf
-        rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        best = np.take_along_axis(scores, rows, axis=1)
-        return best.astype(np.float32), np.where(np.isinf(best), -1, rows)
+    def effort(self, k: float, recall: float) -> int:
+        return 40
 
 
 def names(prefix: str, n: int, rng: np.random.Generator) -> list[bytes]:
     return [f"{prefix}{i}".encode() for i in rng.permutation(n).tolist()]
 
 
-def prefer_index(*, indexed: bool, matching: int, k: int, **_: Any) -> Plan:
+def prefer_index(*, walk: Walk | None, matching: int, k: int, **_: Any) -> Plan:
     """Small segments would be scanned; here the walk is what is tried."""
     if matching <= k:
         return Plan(Method.ALL, 0, 1.0)
-    return Plan(Method.INDEX if indexed else Method.SCAN, 40, 1.0)
+    if walk is None:
+        return Plan(Method.SCAN, 0, 1.0)
+    return Plan(Method.INDEX, walk.effort, 1.0)
 
 
 def whole_numbers(rng: np.random.Generator, n: int, d: int) -> F32:
@@ -103,7 +78,7 @@ def test_hits_equal_brute_force_with_ties_by_id(
     for number, n in enumerate(sizes):
         vectors = whole_numbers(rng, n, 3)
         live = None if share == 1.0 else rng.random(n) < share
-        index = Walk(vectors, metric) if indexed and n else None
+        index = exact_index(vectors, metric) if indexed and n else None
         views.append(
             make_view(vectors, names(f"{number}-", n, rng), metric, live=live, index=index)
         )
@@ -170,7 +145,7 @@ def test_similarities_do_not_depend_on_batch_segment_or_mask(metric: Metric) -> 
     queries = rng.normal(size=(9, 33)).astype(np.float32)
     whole = make_view(vectors, ids, metric)
     parts = [make_view(vectors[a:b], ids[a:b], metric) for a, b in ((0, 1), (1, 250), (250, 600))]
-    walked = make_view(vectors, ids, metric, index=Walk(vectors, metric))
+    walked = make_view(vectors, ids, metric, index=exact_index(vectors, metric))
     alone = [unpack(search([whole], metric, 33, request(q[None], 10), None))[0] for q in queries]
     for views in ([whole], parts, parts[::-1], [walked]):
         assert unpack(search(views, metric, 33, request(queries, 10), None)) == alone
@@ -197,7 +172,7 @@ def filtered_view(metric: Metric, index: bool) -> tuple[SegmentView, list[dict[s
     vectors = rng.normal(size=(2000, 16)).astype(np.float32)
     documents = [None if i % 5 == 0 else {"n": i, "tag": "abc"[i % 3]} for i in range(2000)]
     metadata = [b"" if d is None else orjson.dumps(d) for d in documents]
-    walk = Walk(vectors, metric, patience=20) if index else None
+    walk = Impatient(vectors, metric, patience=20) if index else None
     live = rng.random(2000) < 0.9
     view = make_view(vectors, names("r", 2000, rng), metric, metadata, live, walk)
     return view, documents
@@ -226,7 +201,7 @@ def test_hits_are_visible_rows_that_match_and_as_many_as_there_are(
 def test_an_index_whose_walk_ran_dry_is_not_believed() -> None:
     rng = np.random.default_rng(9)
     vectors = rng.normal(size=(20_000, 8)).astype(np.float32)
-    walk = Walk(vectors, Metric.COSINE, patience=6)
+    walk = Impatient(vectors, Metric.COSINE, patience=6)
     view = make_view(vectors, names("r", 20_000, rng), Metric.COSINE, index=walk)
     queries = rng.normal(size=(3, 8)).astype(np.float32)
     got = unpack(search([view], Metric.COSINE, 8, request(queries, 10), None))
@@ -240,15 +215,14 @@ def test_an_index_whose_walk_ran_dry_is_not_believed() -> None:
 def test_rows_of_the_index_after_the_snapshot_are_not_hits() -> None:
     rng = np.random.default_rng(9)
     vectors = rng.normal(size=(20_000, 8)).astype(np.float32)
-    walk = Walk(vectors, Metric.DOT)
+    walk = Impatient(vectors, Metric.DOT)
     older = make_view(vectors[:15_000], names("r", 15_000, rng), Metric.DOT, index=walk)
     queries = vectors[15_000:15_002] * 2
     got = unpack(search([older], Metric.DOT, 8, request(queries, 5), None))
     every = np.ones(15_000, dtype=np.bool_)
     assert walk.calls > 0
-    assert walk.ef == beam(5, 0.75, Metric.DOT) > beam(5, 1.0, Metric.DOT), (
-        "a quarter is walked past"
-    )
+    wide, plain = (widened(walk.kind, 5, share, lambda _: 40) for share in (0.75, 1.0))
+    assert walk.last_effort == wide > plain, "a quarter is walked past"
     for hits, wanted in zip(
         got, brute_force([older], Metric.DOT, queries, 5, [every]), strict=True
     ):
@@ -309,7 +283,7 @@ def test_the_cost_tells_a_walk_from_a_scan_and_one_from_many() -> None:
     vectors = np.ones((30_000, 128), dtype=np.float32)
     ids = [b"x"] * 30_000
     plain = make_view(vectors, ids, Metric.COSINE)
-    walked = make_view(vectors, ids, Metric.COSINE, index=Walk(vectors[:1], Metric.COSINE))
+    walked = make_view(vectors, ids, Metric.COSINE, index=Impatient(vectors[:1], Metric.COSINE))
     assert 0 < cost([walked], 1) < 0.25 < cost([plain], 1) < cost([plain], 64)
     assert cost([walked], 64) > cost([walked], 1)
     assert cost([walked], 1, filtered=True) > 10 * cost([walked], 1)

@@ -11,7 +11,7 @@ import pytest
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.rows import Blob, RowBlock, hash_ids
-from vector_db.shard.storage.store import Store, StoreOptions
+from vector_db.shard.storage.store import Idle, Store, StoreOptions
 
 DIMENSION = 4
 BlockMaker = Callable[..., RowBlock]
@@ -76,7 +76,7 @@ def seal() -> Callable[[Store, int], int]:
 
     def run(store: Store, stable_ts: int) -> int:
         sealed = 0
-        while (job := store.seal_due(stable_ts, idle_slices_ok=True)) is not None:
+        while (job := store.seal_due(stable_ts, Idle.SHORT)) is not None:
             job.run()
             store.sealed(job)
             sealed += 1

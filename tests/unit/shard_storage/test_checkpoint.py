@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.indexes import build_all_due
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.core.messages import FetchRequest
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import NotFound, StorageCorrupt
 from vector_db.common.model.rows import Blob, RowBlock
 from vector_db.common.ports import DiskFull
-from vector_db.shard.storage.store import CheckpointJob, Store, StoreOptions
+from vector_db.shard.index.opening import open_index
+from vector_db.shard.storage.store import CheckpointJob, Idle, Store, StoreOptions
 
 BlockMaker = Callable[..., RowBlock]
 Seal = Callable[[Store, int], int]
@@ -152,7 +154,7 @@ def test_a_seal_in_flight_outlives_the_sweep_and_the_drop_of_its_collection(
     store: Store, disk: PosixDisk, upsert: BlockMaker
 ) -> None:
     store.apply(0, upsert(NINE), 1)
-    job = store.seal_due(1, idle_slices_ok=False)
+    job = store.seal_due(1, Idle.NO)
     assert job is not None
     job.run()
     checkpoint(store, 1)
@@ -179,7 +181,7 @@ def test_the_name_of_a_lost_segment_is_not_used_again(
     names = set[str]()
     for _ in range(3):
         store.apply(0, upsert(NINE), 1)
-        job = store.seal_due(1, idle_slices_ok=False)
+        job = store.seal_due(1, Idle.NO)
         assert job is not None
         job.run()
         store.sealed(job)
@@ -196,13 +198,12 @@ def test_an_index_file_stays_with_its_segment(
 ) -> None:  # fmt: skip
     store.apply(0, upsert(NINE), 1)
     seal(store, 1)
-    segment = store.index_due()
-    assert segment is not None
-    segment.index_path.write_bytes(b"graph")
+    (job,) = build_all_due(disk, store)
     manifest = checkpoint(store, 1).manifest
     reopened = Store.open(disk, options, manifest, [collection])
-    again = reopened.index_due()
-    assert again is not None and again.index_path.read_bytes() == b"graph"
+    ((_, segment),) = reopened.sealed_segments()
+    assert segment.name == job.segment.name
+    assert open_index(segment.directory, Metric.COSINE, 9, 4, mapped=False).rows == 9
 
 
 def test_a_failed_checkpoint_leaves_the_last_one_whole(

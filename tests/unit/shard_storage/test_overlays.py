@@ -16,7 +16,7 @@ from vector_db.shard.storage import overlay as overlay_module
 from vector_db.shard.storage import overlays as overlays_module
 from vector_db.shard.storage.overlays import Overlays
 from vector_db.shard.storage.reads import Layers
-from vector_db.shard.storage.store import Store, StoreOptions
+from vector_db.shard.storage.store import Idle, Store, StoreOptions
 
 SHARD = 0
 Rows = dict[bytes, tuple[int, bytes]]
@@ -122,7 +122,7 @@ def test_rows_that_move_when_a_segment_is_frozen_stay_hidden(
     expected = sorted({*old, b"8"} - {b"3"})
     assert sorted(rows(store, 5, layers(overlays, 1, 5))) == expected
     # The worker has heard of less than the transaction began with: the last rows are not frozen.
-    job = store.seal_due(3, idle_slices_ok=True)
+    job = store.seal_due(3, Idle.SHORT)
     assert job is not None and job.rows == 8
     assert sorted(rows(store, 5, layers(overlays, 1, 5))) == expected
     job.run()
@@ -263,8 +263,9 @@ def test_indexes_are_not_made_of_the_services_own_collections(
     block = upsert(ids)
     store.apply(SHARD, RowBlock(8, 4, block.ids, block.hashes, block.vectors), 1)
     assert seal(store, 1) == 1
-    assert store.index_due() is None
+    assert store.upkeep.final_due() is None
     store.apply(SHARD, block, 2)
     assert seal(store, 2) == 1
-    due = store.index_due()
-    assert due is not None and store.metric_of(due) is Metric.COSINE and store.index_due() is None
+    due = store.upkeep.final_due()
+    assert due is not None and due.owner.collection.id == 7
+    assert store.upkeep.final_due() is None

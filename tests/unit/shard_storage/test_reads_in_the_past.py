@@ -16,8 +16,9 @@ import numpy as np
 import orjson
 import pytest
 
+from tests.support.indexes import exact_index
 from tests.unit.shard_search.segments import similarity, unpack
-from tests.unit.shard_search.test_search_executor import Walk, prefer_index
+from tests.unit.shard_search.test_search_executor import prefer_index
 from tests.unit.shard_storage.test_store_model import (
     DIMENSION,
     IDS,
@@ -40,6 +41,7 @@ from vector_db.shard.search import executor
 from vector_db.shard.storage import overlay as overlay_module
 from vector_db.shard.storage.overlays import OverlayRead, Overlays
 from vector_db.shard.storage.reads import Layers
+from vector_db.shard.storage.store import Idle
 from vector_db.shard.views import SegmentView
 
 Rows = dict[bytes, Row]
@@ -129,7 +131,7 @@ class World(StoreMachine):
     def start_seal(self) -> None:
         # A worker hears of what is stable later than the gateway that begins a transaction.
         self.heard = self.rng.randint(self.heard, self.stable)
-        job = self.store.seal_due(self.heard, idle_slices_ok=True)
+        job = self.store.seal_due(self.heard, Idle.SHORT)
         if job is not None:
             self.sealing.append(job)
 
@@ -157,9 +159,9 @@ class World(StoreMachine):
                 transaction.chunks[shard].append(writes)
 
     def index(self) -> None:
-        while (segment := self.store.index_due()) is not None:
-            metric = self.collection.metric
-            self.store.indexed(segment, Walk(np.asarray(segment.vectors), metric))
+        while (job := self.store.upkeep.final_due()) is not None:
+            vectors, metric = np.asarray(job.segment.vectors), self.collection.metric
+            self.store.upkeep.indexed(job, exact_index(vectors, metric))
 
     def read_past(self) -> None:
         ts = self.rng.randint(0, self.now)

@@ -9,35 +9,25 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.support.indexes import exact_index
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.core.messages import StatsRequest
-from vector_db.common.model.collection import Collection
+from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import NotFound
-from vector_db.common.model.rows import F32, RowBlock
-from vector_db.shard.storage.store import Store, StoreOptions
+from vector_db.common.model.rows import RowBlock
+from vector_db.shard.storage.store import Idle, Store, StoreOptions
 
 BlockMaker = Callable[..., RowBlock]
 Seal = Callable[[Store, int], int]
 NINE = [b"n%d" % n for n in range(9)]
 
 
-class NoIndex:
-    """Stands where a built index would."""
-
-    rows = 9
-
-    def search(
-        self, queries: F32, k: int, live: np.ndarray[tuple[int], np.dtype[np.bool_]] | None, ef: int
-    ) -> tuple[F32, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
-        raise NotImplementedError
-
-
 def test_rows_above_stable_stay_growing(store: Store, upsert: BlockMaker) -> None:
     store.apply(0, upsert(NINE), 1)
     store.apply(0, upsert([b"n0", b"new"]), 2)
-    job = store.seal_due(1, idle_slices_ok=False)
+    job = store.seal_due(1, Idle.NO)
     assert job is not None and job.rows == 9
-    assert store.seal_due(2, idle_slices_ok=True) is None, "one seal at a time in a slice"
+    assert store.seal_due(2, Idle.SHORT) is None, "one seal at a time in a slice"
     job.run()
     store.sealed(job)
     store.undo_above(1)
@@ -46,7 +36,7 @@ def test_rows_above_stable_stay_growing(store: Store, upsert: BlockMaker) -> Non
 
 def test_nothing_stable_is_nothing_to_seal(store: Store, upsert: BlockMaker) -> None:
     store.apply(0, upsert(NINE), 5)
-    assert store.seal_due(4, idle_slices_ok=True) is None
+    assert store.seal_due(4, Idle.SHORT) is None
 
 
 def test_bytes_seal_too_and_idle_slices_at_the_size_worth_an_index(
@@ -56,11 +46,11 @@ def test_bytes_seal_too_and_idle_slices_at_the_size_worth_an_index(
     store = Store(disk, options)
     store.add_collection(collection)
     store.apply(0, upsert(NINE[:5]), 1)
-    assert store.seal_due(1, idle_slices_ok=False) is None
-    idle = store.seal_due(1, idle_slices_ok=True)
+    assert store.seal_due(1, Idle.NO) is None
+    idle = store.seal_due(1, Idle.SHORT)
     assert idle is not None and idle.rows == 5
     store.apply(1, upsert([b"big"], metadata=[b'"%s"' % (b"x" * 500)]), 2)
-    fat = store.seal_due(2, idle_slices_ok=False)
+    fat = store.seal_due(2, Idle.NO)
     assert fat is not None and fat.rows == 1
 
 
@@ -96,8 +86,8 @@ def test_the_largest_segment_goes_when_memory_is_short(
     store.add_collection(collection)
     store.apply(0, upsert([b"a"]), 1)
     store.apply(1, upsert(NINE), 2)
-    assert store.seal_due(1, idle_slices_ok=False) is not None, "only shard 0 is stable"
-    job = store.seal_due(2, idle_slices_ok=False)
+    assert store.seal_due(1, Idle.NO) is not None, "only shard 0 is stable"
+    job = store.seal_due(2, Idle.NO)
     assert job is None or job.owner.shard == 1
 
 
@@ -106,7 +96,7 @@ def test_deaths_that_come_while_a_segment_is_written_are_carried_over(
 ) -> None:
     store.apply(0, upsert(NINE), 1)
     store.apply(0, delete([b"n0"]), 2)
-    job = store.seal_due(2, idle_slices_ok=False)
+    job = store.seal_due(2, Idle.NO)
     assert job is not None
     worker = threading.Thread(target=job.run)
     worker.start()
@@ -133,16 +123,19 @@ def test_each_segment_is_due_for_an_index_once_until_it_has_one(
     store.apply(0, upsert(NINE), 1)
     store.apply(1, upsert(NINE[:4]), 1)
     assert seal(store, 1) == 2
-    first, second = store.index_due(), store.index_due()
-    assert first is not None and second is not None and store.index_due() is None
+    upkeep = store.upkeep
+    first, second = upkeep.final_due(), upkeep.final_due()
+    assert first is not None and second is not None and upkeep.final_due() is None
     assert (first.rows, second.rows) == (9, 4)
-    store.indexed(second, None)
-    assert store.index_due() is second
-    index = NoIndex()
-    store.indexed(first, index)
+    upkeep.indexed(second, None)
+    again = upkeep.final_due()
+    assert again is not None and again.segment is second.segment
+    index = exact_index(np.asarray(first.segment.vectors), Metric.COSINE)
+    upkeep.indexed(first, index)
     assert any(view.index is index for view in store.views(7, (0,), 1))
     stats = store.stats(StatsRequest(7, (0, 1)))
     assert (stats.rows, stats.rows_indexed, stats.segments) == (13, 9, 2)
+    assert stats.kinds == {"hnsw": 9, "exact": 4}
     assert stats.bytes_disk > 9 * 16 and stats.bytes_memory > 0
 
 

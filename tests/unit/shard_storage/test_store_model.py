@@ -18,15 +18,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.core.messages import FetchRequest, RowsReply, ScrollRequest
-from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.model.collection import Collection, IndexKind, IndexOptions, Metric
 from vector_db.common.model.rows import Blob, RowBlock, hash_id, hash_ids
-from vector_db.shard.storage.store import CheckpointJob, SealJob, Store, StoreOptions
+from vector_db.shard.building.task import drop_rows, run_task
+from vector_db.shard.storage.sealed import SealedSegment
+from vector_db.shard.storage.store import CheckpointJob, Idle, SealJob, Store, StoreOptions
+from vector_db.shard.storage.upkeep import MergeJob
 from vector_db.shard.views import SegmentView
 
 DIMENSION = 2
 SHARDS = (3, 5)
 IDS = [f"{word}{n}".encode() for word in ("ant", "bee-", "ç") for n in range(5)]
-OPTIONS = StoreOptions(seal_rows=7, index_rows_min=3)
+OPTIONS = StoreOptions(seal_rows=7, index_rows_min=3, idle_rows_min=1, merge_inline_bytes=1 << 20)
+COLLECTION = Collection(11, "c", DIMENSION, Metric.COSINE, SHARDS, IndexOptions(IndexKind.EXACT))
+"""Without indexes: what merges make of them is tested elsewhere."""
 
 Row = tuple[int, bytes, bytes]
 """(commit_ts, vector bytes, metadata)."""
@@ -125,12 +130,16 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.root = Path(tempfile.mkdtemp(prefix="store-model-"))
         self.disk = PosixDisk(self.root)
-        self.collection = Collection(11, "c", DIMENSION, Metric.COSINE, SHARDS)
+        self.collection = COLLECTION
         self.store = Store(self.disk, OPTIONS)
         self.commits: list[tuple[int, list[Write]]] = []
         self.now = self.stable = self.saved_ts = 0
         self.manifest: dict[str, Any] | None = None
         self.sealing: list[SealJob] = []
+        self.merging: list[MergeJob] = []
+        self.floor = 0
+        """No read is of an older snapshot."""
+        self.merge_count = self.drop_count = 0
         self.checkpointing: CheckpointJob | None = None
         self.held: list[tuple[list[SegmentView], dict[bytes, Row]]] = []
 
@@ -173,7 +182,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def start_seal(self) -> None:
-        job = self.store.seal_due(self.stable, idle_slices_ok=True)
+        job = self.store.seal_due(self.stable, Idle.LONG)
         if job is not None:
             self.sealing.append(job)
 
@@ -183,6 +192,31 @@ class StoreMachine(RuleBasedStateMachine):
         job = self.sealing.pop(0)
         job.run()
         self.store.sealed(job)
+
+    @rule(share=st.floats(0, 1), idle=st.booleans())
+    def start_merge(self, share: float, idle: bool) -> None:
+        self.floor += round((self.stable - self.floor) * share)
+        job = self.store.upkeep.merge_due(self.floor, idle)
+        if job is not None:
+            drop_rows(self.disk, job.task.name, job.dropped)
+            self.merging.append(job)
+
+    @precondition(lambda self: self.merging)
+    @rule(at=st.integers(0, 3), fails=st.booleans())
+    def finish_merge(self, at: int, fails: bool) -> None:
+        job = self.merging.pop(at % len(self.merging))
+        run_task(self.disk, job.task, 1, lambda _: None)
+        if not fails:
+            merged = SealedSegment(self.disk.root, job.task.name) if job.rows else None
+            self.store.upkeep.merged(job, merged)
+            self.merge_count += 1
+            self.drop_count += sum(map(len, job.dropped))
+        self.store.upkeep.ended(job)
+
+    @precondition(lambda self: self.merging)
+    @rule()
+    def abandon_merge(self) -> None:
+        self.store.upkeep.ended(self.merging.pop(0))
 
     @rule()
     def start_checkpoint(self) -> None:
@@ -200,7 +234,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        self.sealing, self.checkpointing = [], None
+        self.sealing, self.merging, self.checkpointing = [], [], None
         self.store = Store.open(self.disk, OPTIONS, self.manifest, [self.collection])
         for ts, transaction in self.commits:
             if ts > self.saved_ts:
@@ -208,15 +242,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- what must hold -------------------------------------------------------------------------
 
+    def snapshot(self, share: float) -> int:
+        """One that may be read."""
+        return self.floor + round((self.now - self.floor) * share)
+
     @rule(share=st.floats(0, 1))
     def hold_views(self, share: float) -> None:
-        ts = round(self.now * share)
+        ts = self.snapshot(share)
         views = self.store.views(self.collection.id, SHARDS, ts)
         self.held.append((views, state_of(self.commits, ts)))
 
     @rule(share=st.floats(0, 1), asked=st.permutations(IDS), limit=st.integers(1, 5))
     def read(self, share: float, asked: list[bytes], limit: int) -> None:
-        ts, cid = round(self.now * share), self.collection.id
+        ts, cid = self.snapshot(share), self.collection.id
         rows = state_of(self.commits, ts)
         reply = self.store.fetch(FetchRequest(cid, SHARDS, ts, Blob.pack(asked)))
         assert rows_of_reply(reply) == [(i, rows[i]) for i in asked if i in rows]
@@ -234,7 +272,7 @@ class StoreMachine(RuleBasedStateMachine):
     def snapshots_agree(self) -> None:
         if self.collection.id not in self.store._collections:
             return
-        for ts in {self.now, self.stable, self.now // 2}:
+        for ts in {self.now, self.stable, self.floor, self.snapshot(0.5)}:
             rows = state_of(self.commits, ts)
             views = self.store.views(self.collection.id, SHARDS, ts)
             assert rows_of_views(views) == rows
@@ -261,7 +299,10 @@ class StoreMachine(RuleBasedStateMachine):
             ids = block.ids.unpack()
             assert latest.exists.tolist() == [i in rows for i in ids]
             assert latest.version.tolist() == [rows[i][0] if i in rows else 0 for i in ids]
-            assert latest.changed_ts.tolist() == [changed[i] for i in ids]
+            for row_id, ts in zip(ids, latest.changed_ts.tolist(), strict=True):
+                # Where its last version was dropped, an older one or none is found.
+                dropped = row_id not in rows and ts < changed[row_id] <= self.floor
+                assert ts == changed[row_id] or dropped
 
 
 StoreMachine.TestCase.settings = settings(
@@ -298,6 +339,11 @@ def test_long_random_histories_agree_with_the_list_of_commits(seed: int) -> None
         lambda: machine.undo(rng.random()): 2,
         machine.start_seal: 5,
         lambda: machine.finish_seal() if machine.sealing else None: 4,
+        lambda: machine.start_merge(rng.random(), rng.random() < 0.5): 5,
+        lambda: (
+            machine.finish_merge(rng.randrange(4), rng.random() < 0.1) if machine.merging else None
+        ): 5,
+        lambda: machine.abandon_merge() if machine.merging and rng.random() < 0.2 else None: 1,
         machine.start_checkpoint: 2,
         lambda: machine.finish_checkpoint(rng.random() < 0.7) if machine.checkpointing else None: 2,
         machine.crash: 1,
@@ -307,9 +353,10 @@ def test_long_random_histories_agree_with_the_list_of_commits(seed: int) -> None
     }
     try:
         machine.create()
-        for step in rng.choices(list(steps), weights=list(steps.values()), k=150):
+        for step in rng.choices(list(steps), weights=list(steps.values()), k=250):
             step()
             machine.snapshots_agree()
             machine.held_views_never_change()
+        assert machine.merge_count > 1 and machine.drop_count > 3
     finally:
         machine.teardown()

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vector_db.common.ports import DiskFull
 from vector_db.shard.building.task import BuildTask, run_task
 
 NICENESS = 15
+_EXIT_FAILED = 1
 _EXIT_ORPHANED = 3
 _EXIT_DISK_FULL = 28
 
@@ -169,16 +171,21 @@ def main(arguments: list[str]) -> None:
     threading.Thread(target=child.listen, daemon=True).start()
     from vector_db.common.adapters.posix_disk import PosixDisk
 
+    code = 0
     try:
         run_task(PosixDisk(root), task, threads, child.note)
-    except (DiskFull, OSError) as error:
-        if isinstance(error, DiskFull) or error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(f"{error}", file=sys.stderr, flush=True)
-            os._exit(_EXIT_DISK_FULL)
-        raise
-    # The listener's read never ends by itself; there is nothing to clean up.
+    except Exception as error:
+        full = isinstance(error, DiskFull) or (
+            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        )
+        code = _EXIT_DISK_FULL if full else _EXIT_FAILED
+        if full:
+            print(f"{error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+    # The listener's read never ends by itself, and an orderly end would wait for it.
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 if __name__ == "__main__":

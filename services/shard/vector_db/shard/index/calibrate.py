@@ -1,7 +1,8 @@
 """Measures the recall of an index over its efforts, against exact search of the same rows.
 
-The samples are no rows of the index but points between them: a row moved by half the difference of
-two of its neighbours, so that they lie where the rows lie and nothing is found for being itself.
+The samples are no rows of the index but points beside them: the fourth corner of a parallelogram of
+a row and two of its neighbours. They lie where the rows lie, as far from the nearest as rows do,
+and nothing is found for being itself.
 Runs in the build process; everything is seeded, so the same rows give the same curve.
 """
 
@@ -25,6 +26,10 @@ _SAMPLES = {10: 256, 100: 64, 1000: 24}
 """k → queries. Few for the large ones: each query tells of as many hits as it has."""
 _QUICK_SAMPLES = {10: 96, 100: 24}
 """For an index that lives for seconds: measuring it fully takes longer than building it."""
+_NEIGHBOURS = 32
+"""As hard as queries that the index never saw: of sentence embeddings, from 0.95 on, recall@10 of
+the samples is at most 0.01 above theirs and recall@100 below it. Rows moved by half the difference
+of two neighbours, say, stay so near to a row that their recall is 0.04 above."""
 _ENOUGH = 0.999
 _BLOCK_ROWS = 65_536
 _SEED = 20_011
@@ -92,15 +97,11 @@ def _samples(vectors: F32, metric: Metric, count: int) -> F32:
     rows = len(vectors)
     picked = np.sort(random.choice(rows, size=min(count, rows), replace=False))
     base = indexed_form(vectors[picked], metric)
-    _, near = _exact(vectors, metric, base, min(11, rows))
-    one = random.integers(0, near.shape[1], len(picked))
-    two = random.integers(0, near.shape[1], len(picked))
-    at = np.arange(len(picked))
-    moved = (
-        base
-        + 0.5 * indexed_form(vectors[near[at, one]], metric)
-        - 0.5 * indexed_form(vectors[near[at, two]], metric)
-    )
+    _, near = _exact(vectors, metric, base, min(1 + _NEIGHBOURS, rows))
+    at, first = np.arange(len(picked)), min(1, rows - 1)
+    one = near[at, random.integers(first, near.shape[1], len(picked))]
+    two = near[at, random.integers(first, near.shape[1], len(picked))]
+    moved = indexed_form(vectors[one], metric) + indexed_form(vectors[two], metric) - base
     if metric is Metric.COSINE:
         lengths = np.linalg.norm(moved, axis=1, keepdims=True)
         moved = np.where(lengths > 0, moved / np.maximum(lengths, 1e-30), base)

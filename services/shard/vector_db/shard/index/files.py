@@ -2,7 +2,8 @@
 
 Owns the invariant that a build which died midway leaves nothing that opens: the large file appears
 by rename first, and `index.json`, which has its size and checksum and says how it was made, after
-it. Without a matching `index.json` there is no index.
+it. Without a matching `index.json` there is no index. Of `index.json` itself there is a checksum
+too, in its last line: what it says of recall is believed.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def finish(
     )
     temporary.replace(directory / INDEX_FILE)
     temporary_meta = directory / f".{META_FILE}.tmp"
-    temporary_meta.write_bytes(msgspec.json.encode(meta))
+    temporary_meta.write_bytes(_with_checksum(msgspec.json.encode(meta)))
     _sync(temporary_meta)
     _sync(directory)
     temporary_meta.replace(directory / META_FILE)
@@ -100,16 +101,18 @@ def read_meta(directory: Path, metric: Metric, rows: int, dimension: int) -> Ind
         again.
     """
     path = directory / META_FILE
-    data = path.read_bytes()
+    text, _, _ = (data := path.read_bytes()).partition(b"\n")
+    if data != _with_checksum(text):
+        raise StorageCorrupt(f"{path}: offset 0: checksum mismatch")
     try:
-        version = msgspec.json.decode(data)["version"]
+        version = msgspec.json.decode(text)["version"]
         if version > FORMAT_VERSION:
             raise NewerFormat(
                 f"{path}: offset 0: format {version}, this program knows up to {FORMAT_VERSION}"
             )
         if version < FORMAT_VERSION:
             raise StorageCorrupt(f"{path}: offset 0: format {version}")
-        meta = msgspec.json.decode(data, type=IndexMeta)
+        meta = msgspec.json.decode(text, type=IndexMeta)
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise StorageCorrupt(f"{path}: offset 0: {error}") from None
     if (meta.metric, meta.rows, meta.dimension) != (metric, rows, dimension):
@@ -142,6 +145,10 @@ def remove_index(directory: Path) -> None:
     for name in (META_FILE, INDEX_FILE, f".{META_FILE}.tmp", _TEMPORARY):
         with contextlib.suppress(FileNotFoundError):
             (directory / name).unlink()
+
+
+def _with_checksum(text: bytes) -> bytes:
+    return b"%b\n%08x\n" % (text, google_crc32c.value(text))
 
 
 def _checksum(path: Path) -> int:

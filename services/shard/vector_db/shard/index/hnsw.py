@@ -90,10 +90,12 @@ class HnswIndex:
 
     @classmethod
     def open(cls, path: Path, metric: Metric, encoding: Encoding, mapped: bool) -> HnswIndex:
-        """:raises RuntimeError: not a FAISS index."""
+        """:raises RuntimeError: not a graph of FAISS."""
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+        if not isinstance(index, faiss.IndexHNSW):
+            raise RuntimeError("not a graph")
         if mapped:
-            return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), metric, encoding)
-        index = faiss.read_index(str(path))
+            return cls(index, metric, encoding)
         codes, links = faiss.downcast_index(index.storage).codes, index.hnsw.neighbors
         use_huge_pages(int(codes.data()), codes.size())
         use_huge_pages(int(links.data()), 4 * links.size())
