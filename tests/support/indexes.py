@@ -70,7 +70,12 @@ class ExactSearcher:
         return 10 + effort / 2
 
     def search(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, effort: int
+        self,
+        queries: F32,
+        k: int,
+        live: NDArray[np.bool_] | None,
+        effort: int,
+        packed: NDArray[np.uint8] | None = None,
     ) -> tuple[F32, NDArray[np.int64]]:
         self.calls += 1
         self.last_effort = effort
@@ -83,6 +88,7 @@ class ExactSearcher:
         if self.metric is Metric.COSINE:
             scores /= np.sqrt((self.vectors**2).sum(axis=1))
         if live is not None:
+            assert packed is None or (np.packbits(live, bitorder="little") == packed).all()
             scores[:, : len(live)][:, ~live] = -np.inf
             scores[:, len(live) :] = -np.inf
         if self.patience is not None:

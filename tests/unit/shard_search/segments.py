@@ -26,7 +26,7 @@ class ListColumn:
     def get(self, row: int) -> bytes:
         return self.items[row]
 
-    def take(self, rows: Sequence[int]) -> list[bytes]:
+    def take(self, rows: Sequence[int] | NDArray[np.integer]) -> list[bytes]:
         return [self.items[r] for r in rows]
 
     def range(self, start: int, stop: int) -> list[bytes]:

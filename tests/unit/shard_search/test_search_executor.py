@@ -286,4 +286,4 @@ def test_the_cost_tells_a_walk_from_a_scan_and_one_from_many() -> None:
     walked = make_view(vectors, ids, Metric.COSINE, index=Impatient(vectors[:1], Metric.COSINE))
     assert 0 < cost([walked], 1) < 0.25 < cost([plain], 1) < cost([plain], 64)
     assert cost([walked], 64) > cost([walked], 1)
-    assert cost([walked], 1, filtered=True) > 10 * cost([walked], 1)
+    assert cost([walked], 1, filter=parse_filter({"n": 1}, Limits())) > 10 * cost([walked], 1)

@@ -12,13 +12,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.unit.shard_search.segments import brute_force, make_view, request, unpack
-from tests.unit.shard_search.test_search_executor import Walk, names, prefer_index, whole_numbers
+from tests.unit.shard_search.test_search_executor import (
+    Impatient,
+    names,
+    prefer_index,
+    whole_numbers,
+)
 from vector_db.common.core.messages import SearchRequest
-from vector_db.common.model.collection import Metric
+from vector_db.common.model.collection import IndexKind, Metric
 from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32
-from vector_db.shard.core.planner import Wish
+from vector_db.shard.core.planner import Wish, widened
 from vector_db.shard.search import candidates as candidates_module
 from vector_db.shard.search import executor, reach
 from vector_db.shard.search.executor import search, wish_of
@@ -83,14 +88,21 @@ def test_pages_together_are_one_exact_search(
             assert pages(views, metric, query, k, exact=True, min_similarity=least) == within
 
 
-class Forgetful(Walk):
+class Forgetful(Impatient):
     """An index that misses some rows, others for each width that it is asked for."""
 
     def search(
-        self, queries: F32, k: int, live: NDArray[np.bool_] | None, ef: int
+        self,
+        queries: F32,
+        k: int,
+        live: NDArray[np.bool_] | None,
+        effort: int,
+        packed: NDArray[np.uint8] | None = None,
     ) -> tuple[F32, NDArray[np.int64]]:
         seen = np.random.default_rng(k).random(self.rows) < 0.9
-        return super().search(queries, k, seen if live is None else live & seen, ef)
+        if live is not None:
+            seen &= live
+        return super().search(queries, k, seen, max(effort, k))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -187,7 +199,7 @@ def test_an_explained_search_finds_the_same_and_tells_of_every_segment(
     for number, n in enumerate((400, 300)):
         rows = rng.normal(size=(n, 4)).astype(np.float32)
         metadata = [orjson.dumps({"n": i}) for i in range(n)]
-        walk = Walk(rows, Metric.COSINE) if number == 0 else None
+        walk = Impatient(rows, Metric.COSINE) if number == 0 else None
         live = np.arange(n) != 5
         views.append(
             make_view(rows, names(f"{number}-", n, rng), Metric.COSINE, metadata, live, walk)
@@ -203,7 +215,8 @@ def test_an_explained_search_finds_the_same_and_tells_of_every_segment(
     assert first["selectivity"] == 199 / 400
     assert (first["index"], second["index"]) == ("hnsw", None)
     assert (first["method"], second["method"]) == ("scan" if exact else "index", "scan")
-    assert (first["ef"], second["ef"]) == (0 if exact else 40, 0)
+    beam = widened(IndexKind.HNSW, 90, 199 / 400, lambda k: 40)
+    assert (first["ef"], second["ef"]) == (0 if exact else beam, 0)
     assert first["width"] in (64, 90) and first["candidates"] >= first["width"]
     assert first["cost_us"] == 1.0 and first["rejected"] == []
     timings = [first["filter_us"], first["search_us"], second["search_us"], told["score_us"]]
