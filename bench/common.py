@@ -293,10 +293,14 @@ def run_against_server(measure: Callable[[ServerProcess], Coroutine[Any, Any, No
         with ServerProcess() as server:
             uvloop.run(measure(server))
     except* BenchError as errors:
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        sys.exit(f"the benchmark cannot go on: {first}")
+        sys.exit(f"the benchmark cannot go on: {first_of(errors)}")
+
+
+def first_of(errors: BaseException) -> BaseException:
+    """The first error of a group, however deep."""
+    while isinstance(errors, BaseExceptionGroup):
+        errors = errors.exceptions[0]
+    return errors
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 import uvloop
 
 from bench import generate
-from bench.common import BenchError, HttpConnection, ServerProcess
+from bench.common import BenchError, HttpConnection, ServerProcess, first_of
 from bench.engine import compare, load, pressure, raw, rest
 from bench.engine.inprocess import Opened
 from bench.engine.report import Aim, Findings
@@ -46,7 +46,15 @@ class Run:
         self._small_p50_ms = 0.0
 
     def measure(self) -> None:
-        """Everything, in turn."""
+        """Everything in turn, then the table; an error ends it, with what was found till then."""
+        rows, dimension = self._set.rows.shape
+        try:
+            self._measure()
+        finally:
+            title = f"{rows:,} × {dimension} ({self._set.source}), cosine, top {raw.K}"
+            self._found.show(title, self._args)
+
+    def _measure(self) -> None:
         index = raw.build(self._set)
         note = "all cores, maybe in an earlier run"
         self._found.add("raw FAISS: build, s", index.build_s, "{:.1f}", note=note)
@@ -70,9 +78,6 @@ class Run:
         note = "the process, its broker and recovery; warm page cache"
         self._found.add("restart until ready, s", ready_s, "{:.2f}", note=note)
         uvloop.run(self._second(started))
-        rows, dimension = self._set.rows.shape
-        title = f"{rows:,} × {dimension} ({self._set.source}), cosine, top {raw.K}"
-        self._found.show(title, self._args)
 
     async def _connect(self) -> None:
         port = self._server.http_port
@@ -218,6 +223,7 @@ class Run:
             len(self._set.rows),
             self._stream,
             self._args.seconds,
+            self._args.settle_timeout_s,
         )
         port, dimension = self._server.http_port, self._set.dimension
         async with PacedWriter(port, LARGE, dimension, self._args.data) as writer:
@@ -228,7 +234,7 @@ class Run:
 
     async def _deleted(self) -> None:
         first = self._connections[0]
-        removed = await rest.delete_where(first, SMALL, {"half": 1})
+        removed = await rest.delete_percents(first, SMALL, range(1, 100, 2))
         await rest.singles(first, SMALL, self._stream.take(WARM_QUERIES))
         asked = self._stream.take(TRUTH_QUERIES)
         seconds, rows = await rest.singles(first, SMALL, asked)
@@ -256,10 +262,7 @@ def main() -> None:
         with ServerProcess(VECTOR_DB_HOT_TIER_SIZE="100GB") as server:
             Run(args, server).measure()
     except* BenchError as errors:
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        sys.exit(f"the benchmark cannot go on: {first}")
+        sys.exit(f"the benchmark cannot go on: {first_of(errors)}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,11 +74,18 @@ async def accepts(
     return status == 200
 
 
-async def delete_where(connection: HttpConnection, collection: str, filter: Any) -> int:
-    """Delete the matching rows; how many there were."""
-    path = f"/v1/collections/{collection}/vectors/delete"
-    answer = await call_json(connection, "POST", path, {"filter": filter})
-    return int(answer["count"])
+async def delete_percents(
+    connection: HttpConnection, collection: str, percents: Iterable[int]
+) -> int:
+    """Delete the rows of these values of `percent`, one after another; how many rows they were.
+
+    A hundredth of the rows at a time, so that each fits into a transaction's time.
+    """
+    path, count = f"/v1/collections/{collection}/vectors/delete", 0
+    for percent in percents:
+        body = {"filter": {"percent": percent}}
+        count += int((await call_json(connection, "POST", path, body))["count"])
+    return count
 
 
 def rows_of(bodies: Sequence[bytes]) -> NDArray[np.int64]:

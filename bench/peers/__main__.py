@@ -113,14 +113,15 @@ def main() -> None:
             show(rowset, found)
             result[name] = [row.figures() for row in found]
             lines = {row.name: row.curve for row in found if row.curve}
-            figure = {
-                "title": f"{rowset.rows.shape[0]:,} × {rowset.dimension}: one client",
-                "x": f"recall@{K}",
-                "y": "queries a second",
-                "log_y": True,
-                "lines": lines,
-            }
-            print(plot.draw(figure, OUT / f"peers-{name}.png"))
+            if lines:
+                figure = {
+                    "title": f"{len(rowset.rows):,} × {rowset.dimension}: one client",
+                    "x": f"recall@{K}",
+                    "y": "queries a second",
+                    "log_y": True,
+                    "lines": lines,
+                }
+                print(plot.draw(figure, OUT / f"peers-{name}.png"))
     except BenchError as error:
         sys.exit(f"the benchmark cannot go on: {error}")
     print(f"written: {save('peers', result)}")

