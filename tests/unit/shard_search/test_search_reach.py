@@ -99,9 +99,9 @@ class Forgetful(Impatient):
         effort: int,
         packed: NDArray[np.uint8] | None = None,
     ) -> tuple[F32, NDArray[np.int64]]:
-        seen = np.random.default_rng(k).random(self.rows) < 0.9
+        seen: NDArray[np.bool_] = np.random.default_rng(k).random(self.rows) < 0.9
         if live is not None:
-            seen &= live
+            np.logical_and(seen, live, out=seen)
         return super().search(queries, k, seen, max(effort, k))
 
 
