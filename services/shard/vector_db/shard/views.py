@@ -9,6 +9,7 @@ copied at capture.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -45,6 +46,17 @@ class Searcher(Protocol):
     @property
     def efforts(self) -> Sequence[int]:
         """Efforts worth measuring, ascending."""
+
+    @property
+    def entry_row(self) -> int:
+        """The row that every search begins at, -1: there is none."""
+
+    def without(self, rows: NDArray[np.int64], vectors: F32) -> AbstractContextManager[None]:
+        """While it is entered, searches go as if `rows` of `vectors` (all of them) were not there.
+
+        For an index in memory, which nobody else searches meanwhile; the entry is not among them.
+        What lists find of them is left to the mask of a search.
+        """
 
     def width(self, k: int) -> int:
         """How many hits to ask for, so that the best `k` are among them once scored exactly."""

@@ -55,13 +55,18 @@ class Calibration(msgspec.Struct, frozen=True):
         return math.ceil(last * k / last_k)
 
     def recall(self, k: int, effort: int) -> float:
-        """The mean recall measured for the measured `k` nearest to this one, at up to `effort`."""
+        """The mean recall at `effort`, of the measured `k` nearest to this one."""
         curves = self._curves()
         if not curves:
             return 0.0
         curve = curves[min(curves, key=lambda measured: abs(measured - k))]
-        below = [point.recall for point in curve if point.effort <= effort]
-        return below[-1] if below else curve[0].recall
+        if effort <= curve[0].effort:
+            return curve[0].recall
+        for low, high in pairwise(curve):
+            if effort <= high.effort:
+                share = (effort - low.effort) / (high.effort - low.effort)
+                return low.recall + share * (high.recall - low.recall)
+        return curve[-1].recall
 
     def _curves(self) -> dict[int, list[Point]]:
         curves: dict[int, list[Point]] = {}

@@ -55,6 +55,6 @@ def build_index(
     else:
         encoding = build_hnsw(vectors, metric, spec.options, path, progress)
     shape = (len(vectors), vectors.shape[1])
-    index = open_searcher(path, spec.kind, metric, encoding, shape, mapped=True)
+    index = open_searcher(path, spec.kind, metric, encoding, shape, mapped=False)
     curve = calibrate(index, vectors, metric, spec.quick)
     return finish(directory, spec.kind, metric, shape, spec.options, encoding, spec.quick, curve)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from vector_db.common.model.collection import Encoding, IndexKind, IndexOptions, Metric
 from vector_db.common.model.rows import F32
 from vector_db.shard.index.forms import indexed_form
+from vector_db.shard.index.links import rows_forgotten
 from vector_db.shard.index.pages import use_huge_pages
 
 faiss: Any = _faiss
@@ -109,6 +111,24 @@ class HnswIndex:
     @property
     def dimension(self) -> int:
         return int(self._index.d)
+
+    @property
+    def entry_row(self) -> int:
+        return int(self._index.hnsw.entry_point)
+
+    def without(self, rows: NDArray[np.int64], vectors: F32) -> AbstractContextManager[None]:
+        """The graph knows nothing of `rows` while it is entered."""
+
+        def distances(some: NDArray[np.int64]) -> F32:
+            found = indexed_form(vectors[some], self._metric)
+            apart: F32 = -(found @ found.T)
+            if self._metric is Metric.EUCLIDEAN:
+                squares: F32 = np.vecdot(found, found)
+                apart *= 2
+                apart += squares[:, None] + squares
+            return apart
+
+        return rows_forgotten(self._index.hnsw, rows, self.rows, distances)
 
     def width(self, k: int) -> int:
         """How many hits to ask for, so that the best `k` are among them once scored exactly."""

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,14 @@ class IvfIndex:
     def efforts(self) -> tuple[int, ...]:
         """The numbers of lists to look into that are worth measuring, the last one all."""
         return (*(1 << power for power in range((self.lists - 1).bit_length())), self.lists)
+
+    @property
+    def entry_row(self) -> int:
+        return -1
+
+    def without(self, rows: NDArray[np.int64], vectors: F32) -> AbstractContextManager[None]:
+        """Rows have no links in lists."""
+        return nullcontext()
 
     def width(self, k: int) -> int:
         """How many candidates to score again for the best `k`."""
