@@ -80,6 +80,9 @@ class Run:
         uvloop.run(self._second(started))
 
     async def _connect(self) -> None:
+        """Open the connections anew: the server closes those that were idle for a minute."""
+        for connection in self._connections:
+            connection.close()
         port = self._server.http_port
         self._connections = [await HttpConnection.open(port) for _ in range(max(CLIENTS))]
 
@@ -94,6 +97,7 @@ class Run:
         await self._connect()
         idle = memory_of(self._server.pid)
         await self._load()
+        await self._connect()
         await self._memory(idle)
         probe = self._stream.take(1)[0]
         self._with_ef = await rest.accepts(self._connections[0], LARGE, probe, "ef", 64)
@@ -101,6 +105,7 @@ class Run:
         await self._rates()
         await self._recall_targets()
         await self._filtered()
+        await self._connect()
         await self._scaling()
 
     async def _load(self) -> None:
