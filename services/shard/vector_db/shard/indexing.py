@@ -18,7 +18,7 @@ import structlog
 from vector_db.common.model.collection import Metric
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt
 from vector_db.common.ports import Clock, Disk, DiskFull
-from vector_db.shard.building.process import BuildFailed, BuildProcess
+from vector_db.shard.building.process import BuildFailed, BuildKilled, BuildProcess
 from vector_db.shard.building.task import drop_rows, run_task
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.index.files import index_size, remove_index
@@ -125,7 +125,8 @@ class Indexing:
             await self._build(job, threads_max)
             index = await self._open(segment, job.owner.collection.metric)
         except (BuildFailed, NewerFormat, OSError, StorageCorrupt) as error:
-            if job.task.index is not None and job.task.index.quick:
+            quick = job.task.index is not None and job.task.index.quick
+            if quick and not isinstance(error, BuildKilled):
                 # Rows that codes cannot hold: the graph takes any.
                 self._upkeep.give_up_quick(segment.name)
                 self._log.warning("no quick index", segment=segment.name, error=str(error))
@@ -206,8 +207,7 @@ class Indexing:
                 merged = await self._in_pool(lambda: self._opened(job))
             self._upkeep.merged(job, merged)
         except (BuildFailed, NewerFormat, StorageCorrupt) as error:
-            for source in job.sources:
-                self._failed(source.name, error)
+            self._failed(job.sources[0].name, error)
             return
         finally:
             self._upkeep.ended(job)
@@ -250,6 +250,9 @@ class Indexing:
         return threads_max if quiet else 1
 
     def _failed(self, name: str, error: Exception) -> None:
+        if isinstance(error, BuildKilled):
+            self._log.error("a build was killed, it is begun again", segment=name, error=str(error))
+            return
         failures = self._failures[name] = self._failures.get(name, 0) + 1
         self._log.error("a build failed", segment=name, failures=failures, error=str(error))
         if failures >= FAILURES_MAX:

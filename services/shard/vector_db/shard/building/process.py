@@ -34,6 +34,10 @@ class BuildFailed(Exception):
     """The build process ended before its end; the message is what it said last."""
 
 
+class BuildKilled(BuildFailed):
+    """A signal ended it, which says nothing of the work."""
+
+
 class BuildProcess:
     """One build under way. Not for several threads at once; never blocks but in `wait`, `kill`."""
 
@@ -72,7 +76,7 @@ class BuildProcess:
         """Whether it is done; notes its progress.
 
         :raises DiskFull: it found no room.
-        :raises BuildFailed: the process ended otherwise.
+        :raises BuildFailed: the process ended otherwise; `BuildKilled`: by a signal.
         """
         self._note_progress()
         return self._settle(self._process.poll())
@@ -81,7 +85,7 @@ class BuildProcess:
         """Block until it is done.
 
         :raises DiskFull: it found no room.
-        :raises BuildFailed: the process ended otherwise.
+        :raises BuildFailed: the process ended otherwise; `BuildKilled`: by a signal.
         :raises TimeoutError: it goes on.
         """
         try:
@@ -130,6 +134,8 @@ class BuildProcess:
             last = lines[-1] if lines else ""
             if code == _EXIT_DISK_FULL:
                 raise DiskFull(last)
+            if code < 0:
+                raise BuildKilled(f"the build was ended by signal {-code}")
             raise BuildFailed(f"the build ended with {code}: {last}")
         return True
 
