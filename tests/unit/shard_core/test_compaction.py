@@ -49,6 +49,10 @@ class Slice:
         return self.copied - before
 
 
+def is_littered(segment: Facts) -> bool:
+    return segment.droppable > 0 and segment.droppable >= GARBAGE_SHARE * segment.rows
+
+
 def facts() -> st.SearchStrategy[list[Facts]]:
     one = st.builds(
         lambda rows, share, busy: Facts(rows, rows * ROW_BYTES, int(rows * share), busy),
@@ -72,16 +76,14 @@ def test_a_merge_is_a_run_to_the_newest_end_or_one_littered_segment_and_never_bu
 ) -> None:
     due = merge_due(segments, idle, credit, rows_max, bytes_max)
     if due is None:
-        littered = [s for s in segments if s.droppable >= GARBAGE_SHARE * s.rows and s.droppable]
-        assert all(s.busy for s in littered)
+        assert all(s.busy for s in segments if is_littered(s))
         return
     chosen = segments[due.start : due.stop]
     first, *newer = chosen
-    littered = first.droppable > 0 and first.droppable >= GARBAGE_SHARE * first.rows
     assert chosen and not any(s.busy for s in chosen)
-    assert due.whole == (not littered)
+    assert due.whole == (not is_littered(first))
     if len(chosen) == 1:
-        assert littered
+        assert is_littered(first)
         return
     assert due.stop == len(segments)
     assert sum(s.rows for s in chosen) <= rows_max
