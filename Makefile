@@ -11,7 +11,7 @@ DISTRIBUTIONS := libs/common libs/client services/gateway services/coordinator s
 SOURCES := $(wildcard libs services tests bench examples)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
-.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-engine bench-peers crash damage clean
+.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-engine bench-peers crash damage differential clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,11 @@ crash: venv ## Kill and pause services under load, check all that clients saw (R
 damage: venv ## Cut the log at every byte, flip 10,000 bits over all files, take the power and the broker away
 	VECTOR_DB_TEST_FLIPS=10000 VECTOR_DB_TEST_POWER_CUTS=10 $(BIN)/python -m pytest -s \
 	  tests/crash/test_damaged_files.py tests/crash/test_power_loss.py tests/integration/test_broker_lost.py
+
+SEQUENCES ?= 1000
+
+differential: venv ## Random lives of a store against a dictionary with exact search: SEQUENCES=1000
+	VECTOR_DB_TEST_SEQUENCES=$(SEQUENCES) $(BIN)/python -m pytest tests/property
 
 clean: ## Remove .venv, caches and build outputs (never data/)
 	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,13 @@ class ExactSearcher:
 
     def cost_us(self, effort: int) -> float:
         return 10 + effort / 2
+
+    @property
+    def entry_row(self) -> int:
+        return -1
+
+    def without(self, rows: NDArray[np.int64], vectors: F32) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def search(
         self,

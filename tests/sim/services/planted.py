@@ -96,7 +96,7 @@ def _votes_of_other_terms() -> Iterator[None]:
         yield
 
 
-@_plant("acknowledged before durable", 1055)
+@_plant("acknowledged before durable", 1043)
 def _acknowledged_early() -> Iterator[None]:
     with patch.object(Sequencer, "_durable_on", lambda self, shard, ts: True):
         yield

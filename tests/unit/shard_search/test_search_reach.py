@@ -99,7 +99,7 @@ class Forgetful(Impatient):
         effort: int,
         packed: NDArray[np.uint8] | None = None,
     ) -> tuple[F32, NDArray[np.int64]]:
-        seen: NDArray[np.bool_] = np.random.default_rng(k).random(self.rows) < 0.9
+        seen = np.asarray(np.random.default_rng(k).random(self.rows) < 0.9)
         if live is not None:
             np.logical_and(seen, live, out=seen)
         return super().search(queries, k, seen, max(effort, k))
