@@ -83,7 +83,7 @@ def test_a_finished_build_opens(disk: PosixDisk) -> None:
     index = open_index(segment.directory, Metric.DOT, 700, DIMENSION, mapped=False)
     _, rows = index.search(vectors[:1], 700, None, 700)
     assert sorted(rows[0].tolist()) == list(range(700))
-    assert index.meta.calibration.samples == 256
+    assert 170 <= index.meta.calibration.samples <= 175, "a quarter of the rows"
 
 
 def test_a_build_tells_how_far_it_is_and_runs_niced_with_the_threads_it_is_told(

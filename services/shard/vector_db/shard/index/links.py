@@ -40,13 +40,16 @@ def rows_forgotten(
     nodes = np.searchsorted(offsets, hits, side="right") - 1
     starts = offsets[nodes].astype(np.int64)
     level = np.searchsorted(levels, hits - starts, side="right") - 1
-    lists = np.unique(np.stack([starts + levels[level], starts + levels[level + 1], nodes]), axis=1)
-    before = [(a, links[a:b].copy()) for a, b, _ in lists.T.tolist()]
+    spans = np.stack([starts + levels[level], starts + levels[level + 1], nodes, level])
+    lists = np.unique(spans, axis=1).T.tolist()
+    before = [(a, links[a:b].copy()) for a, b, _, _ in lists]
     try:
         changed = []
-        for (a, old), node in zip(before, lists[2].tolist(), strict=True):
+        for (a, old), (_, _, node, its_level) in zip(before, lists, strict=True):
             forgotten = old[(old >= 0) & marked[old]]
-            theirs = [links[int(offsets[row]) :][: levels[1]] for row in forgotten.tolist()]
+            # At the same level: who is there has links there, and others have none to follow.
+            span = slice(levels[its_level], levels[its_level + 1])
+            theirs = [links[int(offsets[row]) :][span] for row in forgotten.tolist()]
             known = np.concatenate([old, *theirs])
             known = known[(known >= 0) & ~marked[known] & (known != node)]
             changed.append((a, _chosen(node, np.unique(known), len(old), distances)))
