@@ -19,7 +19,7 @@ from vector_db.common.model.collection import Metric
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt
 from vector_db.common.ports import Clock, Disk, DiskFull
 from vector_db.shard.building.process import BuildFailed, BuildProcess
-from vector_db.shard.building.task import drop_rows, run_task
+from vector_db.shard.building.task import discard, drop_rows, run_task
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.index.files import index_size, remove_index
 from vector_db.shard.index.opening import SegmentIndex, open_index
@@ -183,7 +183,11 @@ class Indexing:
             if job.rows:
                 merged = await self._in_pool(lambda: self._opened(job))
             self._upkeep.merged(job, merged)
+        except DiskFull:
+            await self._in_pool(lambda: discard(self._disk, job.task))
+            raise
         except (BuildFailed, NewerFormat, StorageCorrupt) as error:
+            await self._in_pool(lambda: discard(self._disk, job.task))
             for source in job.sources:
                 self._failed(source.name, error)
             return
