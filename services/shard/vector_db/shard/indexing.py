@@ -136,13 +136,11 @@ class Indexing:
             )
 
     async def _open(self, segment: SealedSegment, metric: Metric) -> SegmentIndex:
-        def work() -> SegmentIndex:
-            shape = segment.rows, segment.dimension
-            size = index_size(segment.directory)
-            mapped = not self._upkeep.fits(size)
-            return open_index(segment.directory, metric, *shape, mapped=mapped)
-
-        return await self._in_pool(work)
+        mapped = not self._upkeep.fits(index_size(segment.directory))
+        shape = segment.rows, segment.dimension
+        return await self._in_pool(
+            lambda: open_index(segment.directory, metric, *shape, mapped=mapped)
+        )
 
     async def _open_at_start(self, metric: Metric, segment: SealedSegment) -> None:
         try:
@@ -181,7 +179,7 @@ class Indexing:
                 await self._build(job, self._cores)
             merged = None
             if job.rows:
-                merged = await self._in_pool(lambda: self._opened(job))
+                merged = await self._opened(job)
             self._upkeep.merged(job, merged)
         except DiskFull:
             await self._in_pool(lambda: discard(self._disk, job.task))
@@ -203,16 +201,22 @@ class Indexing:
             seconds=round(self._clock.monotonic_s() - started, 3),
         )
 
-    def _opened(self, job: MergeJob) -> SealedSegment:
-        segment = SealedSegment(self._disk.root, job.task.name)
-        segment.verify()
+    async def _opened(self, job: MergeJob) -> SealedSegment:
+        mapped = False
         if job.task.index is not None:
-            metric = job.owner.collection.metric
             replaced = sum(source.memory_bytes for source in job.sources)
-            mapped = not self._upkeep.fits(index_size(segment.directory) - replaced)
-            shape = segment.rows, segment.dimension
-            segment.index = open_index(segment.directory, metric, *shape, mapped=mapped)
-        return segment
+            size = index_size(self._disk.root / job.task.name)
+            mapped = not self._upkeep.fits(size - replaced)
+
+        def work() -> SealedSegment:
+            segment = SealedSegment(self._disk.root, job.task.name)
+            segment.verify()
+            if job.task.index is not None:
+                metric, shape = job.owner.collection.metric, (segment.rows, segment.dimension)
+                segment.index = open_index(segment.directory, metric, *shape, mapped=mapped)
+            return segment
+
+        return await self._in_pool(work)
 
     # --- inside -----------------------------------------------------------------------------------
 
