@@ -163,6 +163,12 @@ class Handlers:
         """
         self._refuse_if_too_old(request.snapshot_ts)
         await self._reach(request.snapshot_ts)
+        layers = await self._layers(request, payload)
+        # While it waited, the window may have passed it, and a merge dropped rows that it shows.
+        self._refuse_if_too_old(request.snapshot_ts)
+        return layers
+
+    async def _layers(self, request: ReadRequest, payload: bool) -> Callable[[], Layers]:
         if request.overlay is None:
             return lambda: NO_LAYERS
         named = request.overlay.chunks
@@ -265,6 +271,7 @@ class Handlers:
         views = self._views(request, layers)
         cost_ms = executor.cost(views, 0, filter=parsed)
         await self._run(cost_ms, lambda: executor.count(views, parsed))
+        self._refuse_if_too_old(request.snapshot_ts)
         return self._store.scroll(
             request, lambda view: view.columns.mask(parsed, view.rows), layers()
         )

@@ -19,7 +19,7 @@ from vector_db.common.model.collection import Metric
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt
 from vector_db.common.ports import Clock, Disk, DiskFull
 from vector_db.shard.building.process import BuildFailed, BuildKilled, BuildProcess
-from vector_db.shard.building.task import drop_rows, run_task
+from vector_db.shard.building.task import discard, drop_rows, run_task
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.index.files import index_size, remove_index
 from vector_db.shard.index.opening import SegmentIndex, open_index
@@ -145,13 +145,11 @@ class Indexing:
             )
 
     async def _open(self, segment: SealedSegment, metric: Metric) -> SegmentIndex:
-        def work() -> SegmentIndex:
-            shape = segment.rows, segment.dimension
-            size = index_size(segment.directory)
-            mapped = not self._upkeep.fits(size)
-            return open_index(segment.directory, metric, *shape, mapped=mapped)
-
-        return await self._in_pool(work)
+        mapped = not self._upkeep.fits(index_size(segment.directory))
+        shape = segment.rows, segment.dimension
+        return await self._in_pool(
+            lambda: open_index(segment.directory, metric, *shape, mapped=mapped)
+        )
 
     async def _open_at_start(self, metric: Metric, segment: SealedSegment) -> None:
         try:
@@ -172,10 +170,14 @@ class Indexing:
 
     async def _reopen(self, owner: Slice, segment: SealedSegment, mapped: bool) -> None:
         metric, shape = owner.collection.metric, (segment.rows, segment.dimension)
-        index = await self._in_pool(
-            lambda: open_index(segment.directory, metric, *shape, mapped=mapped)
-        )
-        segment.index = index
+        try:
+            segment.index = await self._in_pool(
+                lambda: open_index(segment.directory, metric, *shape, mapped=mapped)
+            )
+        except (FileNotFoundError, StorageCorrupt) as error:
+            self._log.error("an index is damaged, building it anew", error=str(error))
+            await self._forget_index(segment)
+            return
         self._log.info("moved an index", segment=segment.name, mapped=mapped)
 
     # --- declared fields --------------------------------------------------------------------------
@@ -185,7 +187,7 @@ class Indexing:
         try:
             await self._build(job, threads_max=1)
             segment.fields = await self._in_pool(segment.open_fields)
-        except (BuildFailed, NewerFormat, StorageCorrupt) as error:
+        except (BuildFailed, NewerFormat, OSError, StorageCorrupt) as error:
             self._failed(segment.name, error)
         else:
             self._log.info("declared fields", segment=segment.name, fields=job.task.fields)
@@ -204,9 +206,13 @@ class Indexing:
                 await self._build(job, self._cores)
             merged = None
             if job.rows:
-                merged = await self._in_pool(lambda: self._opened(job))
+                merged = await self._opened(job)
             self._upkeep.merged(job, merged)
-        except (BuildFailed, NewerFormat, StorageCorrupt) as error:
+        except DiskFull:
+            await self._in_pool(lambda: discard(self._disk, job.task))
+            raise
+        except (BuildFailed, NewerFormat, OSError, StorageCorrupt) as error:
+            await self._in_pool(lambda: discard(self._disk, job.task))
             self._failed(job.sources[0].name, error)
             return
         finally:
@@ -221,16 +227,22 @@ class Indexing:
             seconds=round(self._clock.monotonic_s() - started, 3),
         )
 
-    def _opened(self, job: MergeJob) -> SealedSegment:
-        segment = SealedSegment(self._disk.root, job.task.name)
-        segment.verify()
+    async def _opened(self, job: MergeJob) -> SealedSegment:
+        mapped = False
         if job.task.index is not None:
-            metric = job.owner.collection.metric
             replaced = sum(source.memory_bytes for source in job.sources)
-            mapped = not self._upkeep.fits(index_size(segment.directory) - replaced)
-            shape = segment.rows, segment.dimension
-            segment.index = open_index(segment.directory, metric, *shape, mapped=mapped)
-        return segment
+            size = index_size(self._disk.root / job.task.name)
+            mapped = not self._upkeep.fits(size - replaced)
+
+        def work() -> SealedSegment:
+            segment = SealedSegment(self._disk.root, job.task.name)
+            segment.verify()
+            if job.task.index is not None:
+                metric, shape = job.owner.collection.metric, (segment.rows, segment.dimension)
+                segment.index = open_index(segment.directory, metric, *shape, mapped=mapped)
+            return segment
+
+        return await self._in_pool(work)
 
     # --- inside -----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ NICENESS = 15
 _EXIT_FAILED = 1
 _EXIT_ORPHANED = 3
 _EXIT_DISK_FULL = 28
+_ENDED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
 
 
 class BuildFailed(Exception):
@@ -134,7 +136,7 @@ class BuildProcess:
             last = lines[-1] if lines else ""
             if code == _EXIT_DISK_FULL:
                 raise DiskFull(last)
-            if code < 0:
+            if code in _ENDED_FROM_OUTSIDE:
                 raise BuildKilled(f"the build was ended by signal {-code}")
             raise BuildFailed(f"the build ended with {code}: {last}")
         return True

@@ -44,6 +44,16 @@ def drop_rows(disk: Disk, name: str, dropped: Sequence[NDArray[np.integer]]) -> 
     write_table(disk, _dropped_file(name), _DROPPED_KIND, {}, columns)
 
 
+def discard(disk: Disk, task: BuildTask) -> None:
+    """Remove what a merge wrote that failed: its disk may be needed. In any thread.
+
+    The directory stays, see `leftovers`.
+    """
+    directory = disk.root / task.name
+    for path in directory.iterdir() if directory.is_dir() else ():
+        path.unlink(missing_ok=True)
+
+
 def run_task(disk: Disk, task: BuildTask, threads: int, progress: Callable[[int], None]) -> None:
     """Do it; `progress` is told how many rows are in the index.
 

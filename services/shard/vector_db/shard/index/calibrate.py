@@ -28,6 +28,8 @@ _SAMPLES = {10: 256, 100: 64, 1000: 24}
 _QUICK_SAMPLES = {10: 96, 100: 24}
 """For an index that lives for seconds: measuring it fully takes longer than building it."""
 _ENOUGH = 0.999
+_WORTHWHILE = 0.001
+"""Recall that three more efforts must gain: codes of one byte never find some of the best."""
 _BLOCK_ROWS = 65_536
 _SEED = 20_011
 _TOLERANCE = 1e-6
@@ -78,7 +80,8 @@ def _curve(
         if points and point.sure < points[-1].sure:
             point = Point(k, effort, points[-1].recall, points[-1].error)
         points.append(point)
-        if point.sure >= _ENOUGH:
+        stalled = len(points) > 3 and point.recall - points[-4].recall < _WORTHWHILE
+        if point.sure >= _ENOUGH or (stalled and effort > 4 * k):
             break
     return points
 
