@@ -124,7 +124,7 @@ def _from_index(
         effort = max(effort, width)
     mask = view.live
     _, rows = index.search(queries.seeking, width, mask, effort, view.packed)
-    if mask is None and int(rows.max()) >= view.rows:
+    if mask is None and view.rows < index.rows and int(rows.max()) >= view.rows:
         # The index covers rows written after the snapshot.
         _, rows = index.search(queries.seeking, width, np.ones(view.rows, dtype=np.bool_), effort)
     # Rows come best first, and -1 after the last.

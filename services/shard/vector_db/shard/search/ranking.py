@@ -7,7 +7,6 @@ ranked in plain Python, which is faster for it.
 
 from __future__ import annotations
 
-import itertools
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -24,6 +23,9 @@ from vector_db.shard.views import ByteColumn, SegmentView
 
 Place: TypeAlias = tuple[float, bytes]
 """A place in the order of hits: similarity and id."""
+
+Key: TypeAlias = tuple[float, bytes, int, int]
+"""A hit as it sorts: its similarity negated, its id; then its view and row."""
 
 FEW = 256
 """Candidates of one query up to which plain Python ranks faster than NumPy."""
@@ -61,21 +63,18 @@ def answer_few(
     request: SearchRequest,
 ) -> SearchReply:
     """`answer` for a single query with few candidates."""
-    keyed: list[tuple[float, bytes, int, int]] = []
+    keyed: list[Key] = []
     for number, (view, pairs) in enumerate(zip(views, found, strict=True)):
         if len(pairs.rows):
-            scores = similarities(queries, pairs.asked, view.vectors, pairs.rows)
-            np.negative(scores, out=scores)
-            ids = view.ids.take(pairs.rows)
-            keyed.extend(zip(scores.tolist(), ids, itertools.repeat(number), pairs.rows.tolist()))
-    keyed.sort()
+            keyed += _keyed(view, number, queries, pairs, request)
+    if len(views) > 1:
+        keyed.sort()
     if request.after is not None:
         similarity, row_id = request.after
         del keyed[: bisect_right(keyed, (-similarity, row_id), key=_place)]
     del keyed[request.k :]
     if (least := request.min_similarity) is not None:
         keyed = [key for key in keyed if -key[0] >= least]
-    ids = [key[1] for key in keyed]
     metadata = None
     if request.include_metadata:
         if len(views) == 1:
@@ -89,14 +88,31 @@ def answer_few(
     n = len(keyed)
     return SearchReply(
         counts=struct.pack("<I", n),
-        ids=Blob.pack(ids),
+        ids=Blob.pack([key[1] for key in keyed]),
         similarities=struct.pack(f"<{n}d", *[-key[0] for key in keyed]),
         metadata=metadata,
         vectors=vectors,
     )
 
 
-def _place(key: tuple[float, bytes, int, int]) -> Place:
+def _keyed(
+    view: SegmentView, number: int, queries: Queries, pairs: Pairs, request: SearchRequest
+) -> list[Key]:
+    """The candidates of one view in the order of hits; those beyond the k-th may be left out."""
+    scores = similarities(queries, pairs.asked, view.vectors, pairs.rows)
+    np.negative(scores, out=scores)
+    ranked = sorted(zip(scores.tolist(), pairs.rows.tolist(), strict=True))
+    if request.after is None and len(ranked) > request.k:
+        # What ties with the k-th is still in: its id may be the smaller one.
+        last = ranked[request.k - 1][0]
+        ranked = [pair for pair in ranked if pair[0] <= last]
+    ids = view.ids.take([row for _, row in ranked])
+    keyed = [(score, ids[at], number, row) for at, (score, row) in enumerate(ranked)]
+    keyed.sort()
+    return keyed
+
+
+def _place(key: Key) -> Place:
     return key[:2]
 
 

@@ -89,5 +89,7 @@ def _pairs(
     scale = np.vecdot(found, found)
     np.sqrt(scale, out=scale)
     scale *= lengths
-    products /= np.maximum(scale, _TINY, out=scale)
-    return products.clip(-1.0, 1.0, out=products)
+    np.maximum(scale, _TINY, out=scale)
+    products /= scale
+    np.minimum(products, 1.0, out=products)
+    return np.maximum(products, -1.0, out=products)
