@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vector_db.common.core.messages import SearchReply, SearchRequest
 from vector_db.common.model.collection import Metric
-from vector_db.common.model.rows import F32
+from vector_db.common.model.rows import F32, Blob
 from vector_db.shard.search.columns import Columns
 from vector_db.shard.views import SegmentView, VectorIndex
 
@@ -28,6 +28,9 @@ class ListColumn:
 
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> list[bytes]:
         return [self.items[r] for r in rows]
+
+    def blob(self, rows: NDArray[np.int64]) -> Blob:
+        return Blob.pack(self.take(rows))
 
     def range(self, start: int, stop: int) -> list[bytes]:
         self.ranges.append((start, stop))

@@ -15,6 +15,7 @@ import structlog
 from vector_db.common.ports import Clock, Disk, DiskFull
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import Checkpoint
+from vector_db.shard.heap import give_back_freed
 from vector_db.shard.indexing import Indexing
 from vector_db.shard.storage.manifest import Manifest, save_manifest
 from vector_db.shard.storage.store import CheckpointJob, Idle, Store
@@ -60,6 +61,7 @@ class Maintenance:
         self._log = structlog.get_logger("vector_db.shard").bind(worker=participant.worker)
         self._written_s = clock.monotonic_s()
         self._seen_cursor = participant.cursor
+        self._tidied_s = self._written_s
         self._one_checkpoint = asyncio.Lock()
         self._checkpoint_wanted = False
         self._checkpointed_s = self._written_s
@@ -102,9 +104,17 @@ class Maintenance:
                 await self._seal()
                 if self._checkpoint_due():
                     await self.checkpoint()
+                await self._tidy()
             except DiskFull as full:
                 self._log.error("disk full, background work waits", error=str(full))
                 await asyncio.sleep(FULL_PAUSE_S)
+
+    async def _tidy(self) -> None:
+        """Once after each time of writing."""
+        quiet_s = self._clock.monotonic_s() - self._written_s
+        if quiet_s >= LONG_IDLE_S and self._tidied_s < self._written_s:
+            self._tidied_s = self._clock.monotonic_s()
+            await self._in_pool(give_back_freed)
 
     def _checkpoint_due(self) -> bool:
         if self._checkpoint_wanted or self._wal.size_bytes > self._wal_limit:
@@ -121,7 +131,7 @@ class Maintenance:
             self._log.error("rows are refused", reason=full)
         self._participant.full = full
 
-    async def _in_pool(self, work: Callable[[], None]) -> None:
+    async def _in_pool(self, work: Callable[[], object]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _seal(self) -> None:

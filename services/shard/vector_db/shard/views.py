@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vector_db.common.model.collection import IndexKind
-from vector_db.common.model.rows import F32
+from vector_db.common.model.rows import F32, Blob
 
 
 class ByteColumn(Protocol):
@@ -28,6 +28,8 @@ class ByteColumn(Protocol):
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> list[bytes]: ...
 
     def range(self, start: int, stop: int) -> list[bytes]: ...
+
+    def blob(self, rows: NDArray[np.int64]) -> Blob: ...
 
 
 class Searcher(Protocol):

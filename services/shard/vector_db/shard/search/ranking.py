@@ -127,13 +127,13 @@ def answer(
     if request.after is not None:
         hits = _behind(views, hits, request.after)
     hits = _cut(hits, len(queries), request.k, request.min_similarity)
-    hits, ids = _rank(hits, _take(_ids(views), hits), request.k)
+    hits, ids = _rank(views, hits, request.k)
     metadata = None
     if request.include_metadata:
-        metadata = Blob.pack(_take([view.metadata for view in views], hits))
+        metadata = _blob([view.metadata for view in views], hits)
     return SearchReply(
         counts=np.bincount(hits.asked, minlength=len(queries)).astype("<u4").tobytes(),
-        ids=Blob.pack(ids),
+        ids=ids,
         similarities=hits.scores.astype("<f8", copy=False).tobytes(),
         metadata=metadata,
         vectors=_take_vectors(views, hits) if request.include_vectors else b"",
@@ -210,17 +210,26 @@ def _cut(hits: _Hits, nq: int, k: int, min_similarity: float | None) -> _Hits:
     return hits[hits.scores >= hits.scores[last][hits.asked]]
 
 
-def _rank(hits: _Hits, ids: list[bytes], k: int) -> tuple[_Hits, list[bytes]]:
-    """Ties in the order of their ids, and at most `k` hits a query."""
+def _rank(views: Sequence[SegmentView], hits: _Hits, k: int) -> tuple[_Hits, Blob]:
+    """Ties in the order of their ids, at most `k` hits a query; and the ids."""
     scores, asked = hits.scores, hits.asked
+    columns = _ids(views)
     if not ((scores[1:] == scores[:-1]) & (asked[1:] == asked[:-1])).any():
-        return hits, ids
+        return hits, _blob(columns, hits)
+    ids = _take(columns, hits)
     keys = list(zip(asked.tolist(), (-scores).tolist(), ids, strict=True))
     order = np.array(sorted(range(len(ids)), key=keys.__getitem__))
     asked = asked[order]
     place = np.arange(len(order)) - np.searchsorted(asked, asked)
     order = order[place < k]
-    return hits[order], [ids[i] for i in order.tolist()]
+    return hits[order], Blob.pack([ids[i] for i in order.tolist()])
+
+
+def _blob(columns: Sequence[ByteColumn], hits: _Hits) -> Blob:
+    """The item of each hit, from the column of its view."""
+    if len(columns) == 1:
+        return columns[0].blob(hits.rows)
+    return Blob.pack(_take(columns, hits))
 
 
 def _take(columns: Sequence[ByteColumn], hits: _Hits) -> list[bytes]:

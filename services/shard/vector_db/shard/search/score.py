@@ -32,7 +32,8 @@ class Queries:
     def __init__(self, vectors: F32, metric: Metric) -> None:
         self.metric = metric
         self.raw: F64 = vectors.astype(np.float64)
-        self.lengths: F64 = np.sqrt(np.vecdot(self.raw, self.raw))
+        self.lengths: F64 = np.vecdot(self.raw, self.raw)
+        np.sqrt(self.lengths, out=self.lengths)
         if metric is Metric.EUCLIDEAN:
             self.seeking: F32 = vectors.astype(np.float32)
         else:

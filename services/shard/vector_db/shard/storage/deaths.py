@@ -20,6 +20,8 @@ class Deaths:
     def __init__(self, rows: int) -> None:
         self._total = rows
         self.count = 0
+        self.undone = 0
+        """How often deaths were taken back."""
         self._live: NDArray[np.bool_] | None = None
         self._rows: U32 = np.empty(0, dtype=np.uint32)
         self._ts: I64 = np.empty(0, dtype=np.int64)
@@ -50,6 +52,11 @@ class Deaths:
         alive = rows if self._live is None else rows[self._live[rows]]
         self.add(alive, ts)
         return len(alive)
+
+    @property
+    def last_ts(self) -> int:
+        """When the last row died, 0 without any."""
+        return int(self._ts[self.count - 1]) if self.count else 0
 
     def until(self, ts: int) -> int:
         """How many deaths have a timestamp ≤ `ts`."""
@@ -100,6 +107,7 @@ class Deaths:
             self._live[self._rows[keep : self.count]] = True
             self._rows, self._ts = self._rows[:keep].copy(), self._ts[:keep].copy()
             self.count, self._mask = keep, None
+            self.undone += 1
         return undone
 
     def arrays(self, count: int) -> tuple[U32, I64]:

@@ -39,6 +39,16 @@ class BytesReader:
         starts, stops = offsets.take(index).tolist(), offsets.take(index + 1).tolist()
         return [bytes(view[a:b]) for a, b in zip(starts, stops)]  # noqa: B905 (of one length)
 
+    def blob(self, rows: NDArray[np.int64]) -> Blob:
+        """The bytes at `rows`, in that order, without an object for each."""
+        offsets, data = self.columns()
+        starts = offsets.take(rows)
+        lengths = offsets.take(rows + 1) - starts
+        cuts = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=cuts[1:])
+        source = np.arange(cuts[-1]) + np.repeat(starts - cuts[:-1], lengths)
+        return Blob(cuts.astype("<u4").tobytes(), data.take(source).tobytes())
+
     def range(self, start: int, stop: int) -> list[bytes]:
         """The bytes of rows [start, stop)."""
         if stop <= start:

@@ -61,6 +61,7 @@ class SealedSegment:
         self._index: SegmentIndex | None = None
         self._whole: SegmentView | None = None
         self.fields = open_fields(root, name, self.rows)
+        self._whole_of = (0, 0)
         self._last_ts = 0
 
     @property
@@ -186,11 +187,12 @@ class SealedSegment:
         return self._prefix(snapshot_ts) - self.deaths.until(snapshot_ts)
 
     def view(self, snapshot_ts: int) -> SegmentView | None:
-        whole = self._whole
-        if whole is not None and not self.deaths.count and snapshot_ts >= self._last_ts:
-            return whole
+        deaths = self.deaths
+        known = self._whole_of == (deaths.count, deaths.undone) and snapshot_ts >= self._last_ts
+        if known and self._whole is not None:
+            return self._whole
         n = self._prefix(snapshot_ts)
-        visible = n - self.deaths.until(snapshot_ts)
+        visible = n - deaths.until(snapshot_ts)
         if not visible:
             return None
         live, norms = self.deaths.live(snapshot_ts), self.inverse_norms
@@ -209,9 +211,10 @@ class SealedSegment:
             # Bits beyond the last visible row would name rows that were born later.
             packed=self.deaths.packed(snapshot_ts) if n == self.rows else None,
         )
-        if n == self.rows and not self.deaths.count:
-            # Every newer snapshot sees the same until a row dies or an index comes.
-            self._last_ts, self._whole = int(self.begin_ts[-1]), view
+        if n == self.rows and n - visible == deaths.count:
+            # Every newer snapshot sees the same until a row dies or lives again.
+            self._whole, self._whole_of = view, (deaths.count, deaths.undone)
+            self._last_ts = max(int(self.begin_ts[-1]), deaths.last_ts)
         return view
 
     @property

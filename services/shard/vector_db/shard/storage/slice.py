@@ -55,9 +55,12 @@ class Slice:
 
     def segments(self) -> list[Segment]:
         """All that hold rows, oldest first."""
-        frozen = [] if self.frozen is None else [self.frozen]
-        growing = [self.growing] if self.growing.rows else []
-        return [*self.sealed, *frozen, *growing]
+        segments: list[Segment] = list(self.sealed)
+        if self.frozen is not None:
+            segments.append(self.frozen)
+        if self.growing.rows:
+            segments.append(self.growing)
+        return segments
 
     # --- writes ---------------------------------------------------------------------------------
 

@@ -192,6 +192,9 @@ class Store:
         :raises StorageCorrupt: at the first use of a damaged segment.
         """
         parts = self._parts(collection_id, shards)
+        if not over:
+            seen = (s.view(snapshot_ts) for part in parts.values() for s in part.segments())
+            return [view for view in seen if view is not None]
         views = [view for _, view in pairs(parts, snapshot_ts, over)]
         staged = (layer.view() for layer in over.values())
         return views + [view for view in staged if view is not None]
