@@ -112,7 +112,7 @@ def test_a_merge_killed_at_any_moment_leaves_its_sources_and_nothing_or_a_whole_
 def test_a_killed_build_is_told_as_failed(disk: PosixDisk) -> None:
     build = BuildProcess(disk.root, merge_of(disk, 3))
     os.kill(build.pid, signal.SIGKILL)
-    with pytest.raises(BuildFailed, match="ended with -9"):
+    with pytest.raises(BuildFailed, match="ended by signal 9"):
         build.wait(TIMEOUT_S)
 
 
@@ -218,7 +218,7 @@ def test_builds_and_the_worker_are_killed_and_the_work_is_finished(server: Servi
     for delay_s in (0.0, 0.5):
         kill_build(server, delay_s)
     until(lambda: is_done(server, rows, 1), "the first graph")
-    assert "a build failed" in server.log
+    assert "a build was killed" in server.log
     load(server, 1, rows)
     until(lambda: stats(server)["segments"] == 2, "a second segment")
     until(lambda: any((server.folder / "data").rglob("dropped.vdb")), "a merge")

@@ -376,7 +376,7 @@ def small(sizes: Sizes) -> Iterator[None]:
     options = StoreOptions(seal_rows=sizes.seal_rows)
     wal_defaults = Wal.open.__func__.__kwdefaults__  # type: ignore[attr-defined]
     with ExitStack() as stack:
-        stack.enter_context(patch.object(shard_app, "StoreOptions", lambda **_: options))
+        stack.enter_context(patch.object(StoreOptions, "within", lambda _: options))
         stack.enter_context(patch.dict(wal_defaults, segment_bytes=sizes.wal_file_bytes))
         stack.enter_context(patch.object(gateway_app, "RestServer", _Edge))
         stack.enter_context(patch.object(gateway_app, "GrpcServer", _Edge))

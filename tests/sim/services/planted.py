@@ -173,7 +173,7 @@ def _visibility() -> Iterator[None]:
         yield
 
 
-@_plant("missing chunk accepted", 214)
+@_plant("missing chunk accepted", 361)
 def _missing_chunk() -> Iterator[None]:
     def whole(self: Part) -> bool:
         return self.prepare is not None
