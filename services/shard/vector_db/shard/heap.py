@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import ctypes
 
+import pyarrow as pa
+
 
 def give_back_freed() -> bool:
-    """Return free pages of the heap to the system, in any thread; whether there were some."""
+    """Return free pages of the heap to the system, in any thread; whether there were some.
+
+    Arrow has a pool of its own, which holds what bodies of rows were read into.
+    """
+    pa.default_memory_pool().release_unused()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and bool(trim(0))
