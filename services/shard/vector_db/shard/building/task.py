@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from vector_db.common.ports import Disk
 from vector_db.shard.index.build import IndexSpec, build_index
+from vector_db.shard.storage.merging import write_merged
 from vector_db.shard.storage.sealed import SealedSegment
-from vector_db.shard.storage.segment_files import write_merged
 from vector_db.shard.storage.table import Table, write_table
 
 _DROPPED_KIND = "dropped"
