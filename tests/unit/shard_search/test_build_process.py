@@ -93,7 +93,7 @@ def test_a_build_tells_how_far_it_is_and_runs_niced_with_the_threads_it_is_told(
     build = BuildProcess(disk.root, task_of(Metric.COSINE, ef_construction=16), threads=1)
     try:
         run_until(build, lambda: build.rows_done > 0)
-        assert build.rows_done in (8192, 16_384)
+        assert build.rows_done % 1024 == 0
         assert int(field_of(build.pid, 16)) == process_module.NICENESS
         alone = int(field_of(build.pid, 17))
         build.use_threads(2)
@@ -187,3 +187,18 @@ time.sleep(60)
         parent.kill()
     assert wait_until_ended(pid)
     assert not (segment.directory / META_FILE).exists()
+
+
+def test_a_build_beside_a_worker_that_is_asked_rests_most_of_the_time(disk: PosixDisk) -> None:
+    assert process_module.rest_s(0.2) == pytest.approx(0.8)
+    assert process_module.rest_s(60.0) == 2.0
+    write_rows(disk, NAME, vectors_of(30_000))
+    build = BuildProcess(disk.root, task_of(Metric.COSINE, ef_construction=16), threads=0)
+    try:
+        run_until(build, lambda: build.rows_done > 2048)
+        ticks, since = int(field_of(build.pid, 11)), time.monotonic()
+        run_until(build, lambda: time.monotonic() - since > 2)
+        used_s = (int(field_of(build.pid, 11)) - ticks) / os.sysconf("SC_CLK_TCK")
+        assert used_s < 0.6 * (time.monotonic() - since)
+    finally:
+        build.kill()

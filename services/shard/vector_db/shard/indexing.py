@@ -63,12 +63,12 @@ class Indexing:
         self._cores = cores
         self._on_merged = on_merged
         self._log = structlog.get_logger("vector_db.shard").bind(worker=participant.worker)
-        self._written_s = self._asked_s = clock.monotonic_s()
+        self._written_s = self._asked_s = clock.monotonic_s() - QUIET_S
         self._failures: dict[str, int] = {}
 
     def noted_write(self) -> None:
         """Commits were applied; cheap."""
-        self._written_s = self._asked_s = self._clock.monotonic_s()
+        self._written_s = self._clock.monotonic_s()
 
     def noted_read(self) -> None:
         """The worker was asked; cheap."""
@@ -247,19 +247,25 @@ class Indexing:
     # --- inside -----------------------------------------------------------------------------------
 
     async def _build(self, job: Job, threads_max: int) -> None:
-        build = BuildProcess(self._disk.root, job.task, self._threads(threads_max))
+        build = BuildProcess(self._disk.root, job.task, self._threads(job, threads_max))
         try:
             while not build.poll():
                 self._upkeep.note_progress(job, build.rows_done)
-                build.use_threads(self._threads(threads_max))
+                build.use_threads(self._threads(job, threads_max))
                 await asyncio.sleep(BUILD_POLL_S)
         finally:
             build.kill()
 
-    def _threads(self, threads_max: int) -> int:
-        """All that the build may have while nobody asks the worker, else one."""
-        quiet = self._clock.monotonic_s() - self._asked_s >= QUIET_S
-        return threads_max if quiet else 1
+    def _threads(self, job: Job, threads_max: int) -> int:
+        """All that the build may have, one while the worker is written to, none while it is asked.
+
+        A quick index goes on: it is what searches wait for.
+        """
+        now_s = self._clock.monotonic_s()
+        quick = job.task.index is not None and job.task.index.quick
+        if now_s - self._asked_s < QUIET_S and not quick:
+            return 0
+        return 1 if now_s - self._written_s < QUIET_S else threads_max
 
     def _failed(self, name: str, error: Exception) -> None:
         if isinstance(error, BuildKilled):

@@ -2,7 +2,8 @@
 
 Owns the invariant that a build never outlives who asked for it: the child reads its standard input,
 which ends when the parent dies, and exits then. The parent may tell it there, at any time, how many
-threads to use: all cores while nobody else wants them, one while the worker is asked.
+threads to use: all cores while nobody else wants them, one while the worker is written to, and 0,
+which is one that rests most of the time, while it is asked.
 
 Run as ``python -m vector_db.shard.building.process ROOT THREADS``, the task as a line on standard
 input.
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,10 @@ from vector_db.common.ports import DiskFull
 from vector_db.shard.building.task import BuildTask, run_task
 
 NICENESS = 15
+REST_SHARE = 0.8
+"""Niceness gives the worker its cores at once, but neither caches nor the other half of a core."""
+_REST_S_MAX = 2.0
+"""What the parent says in between is heard so late at most."""
 _EXIT_FAILED = 1
 _EXIT_ORPHANED = 3
 _EXIT_DISK_FULL = 28
@@ -53,7 +59,7 @@ class BuildProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": str(threads)},
+            env={**os.environ, "OPENBLAS_NUM_THREADS": str(max(1, threads))},
         )
         self._threads = threads
         self._said = b""
@@ -69,7 +75,7 @@ class BuildProcess:
         return self._process.pid
 
     def use_threads(self, threads: int) -> None:
-        """Go on with so many threads."""
+        """Go on with so many threads; 0: with one that rests `REST_SHARE` of the time."""
         if threads != self._threads:
             self._threads = threads
             self._tell(str(threads).encode())
@@ -152,6 +158,7 @@ class _Child:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
+        self._noted_s = time.monotonic()
         self._faiss: Any = None
 
     def listen(self) -> None:
@@ -167,7 +174,15 @@ class _Child:
             import faiss
 
             self._faiss = faiss
-        self._faiss.omp_set_num_threads(self._threads)
+        self._faiss.omp_set_num_threads(max(1, self._threads))
+        if not self._threads:
+            time.sleep(rest_s(time.monotonic() - self._noted_s))
+        self._noted_s = time.monotonic()
+
+
+def rest_s(worked_s: float) -> float:
+    """How long a build rests after so much work, beside a worker that is asked."""
+    return min(worked_s * REST_SHARE / (1 - REST_SHARE), _REST_S_MAX)
 
 
 def main(arguments: list[str]) -> None:
@@ -181,7 +196,7 @@ def main(arguments: list[str]) -> None:
 
     code = 0
     try:
-        run_task(PosixDisk(root), task, threads, child.note)
+        run_task(PosixDisk(root), task, max(1, threads), child.note)
     except Exception as error:
         full = isinstance(error, DiskFull) or (
             isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -33,6 +33,8 @@ _HALF_RECALL_MIN = 0.99
 _SAMPLE_QUERIES = 64
 _TRAIN_ROWS_MAX = 65_536
 _BLOCK_ROWS = 8192
+_ADD_ROWS = 1024
+"""Rows added at a time, a fifth of a second: so soon a build does what it is told."""
 _SPARE = 2
 """Hits asked beyond k: scores of copies are rounded, so the k-th may stand a little lower."""
 
@@ -72,8 +74,8 @@ def extend_hnsw(base: Path, vectors: F32, metric: Metric, path: Path, progress: 
 
 def _add(index: Any, vectors: F32, metric: Metric, path: Path, progress: Progress) -> None:
     progress(index.ntotal)
-    for start in range(index.ntotal, len(vectors), _BLOCK_ROWS):
-        index.add(indexed_form(vectors[start : start + _BLOCK_ROWS], metric))
+    for start in range(index.ntotal, len(vectors), _ADD_ROWS):
+        index.add(indexed_form(vectors[start : start + _ADD_ROWS], metric))
         progress(index.ntotal)
     faiss.write_index(index, str(path))
 
