@@ -235,6 +235,7 @@ class Run:
             writer.begin_at(len(self._set.rows))
             await rest.singles(first, LARGE, self._stream.take(WARM_QUERIES))
             await pressure.under_load(self._found, target, writer)
+            await pressure.beside_a_rebuild(self._found, target, writer)
             await pressure.beside_background_work(self._found, target, writer)
 
     async def _deleted(self) -> None:

@@ -48,6 +48,12 @@ async def create(connection: HttpConnection, collection: str, dimension: int) ->
     await call_json(connection, "POST", "/v1/collections", body)
 
 
+async def rebuild(connection: HttpConnection, collection: str, m: int) -> None:
+    """Ask for graphs of other degree: every index is built again, the old ones serve meanwhile."""
+    path = f"/v1/collections/{collection}"
+    await call_json(connection, "PATCH", path, {"index": {"m": m}})
+
+
 async def load(
     connections: Sequence[HttpConnection],
     collection: str,

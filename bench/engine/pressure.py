@@ -20,6 +20,7 @@ ROWS_PER_S = 2_000
 ROUNDS = 3
 SHARE_MIN = 0.8
 SLICE_S = 0.25
+REBUILT_M = 17
 BUSY_SLICES_MIN = 8
 QUIET_SLICES_MAX = 40
 _TAKE = 256
@@ -80,6 +81,27 @@ async def closed_loop(target: Target, seconds: float) -> list[float]:
             if time.perf_counter() >= ends:
                 break
     return found
+
+
+async def beside_a_rebuild(findings: Findings, target: Target, writer: PacedWriter) -> None:
+    """Queries and the writer while all indexes are built anew, over rows as they were before."""
+    name = "REST: query rate beside a rebuild ÷ without"
+    quiet_rate, quiet_ms = await _quiet(target, writer)
+    await writer.prepare(ROWS_PER_S, 2 * target.seconds)
+    await load.rebuild(target.connection, target.collection, REBUILT_M)
+    await writer.go()
+    rates, p99 = await _busy_slices(target, 2 * target.seconds)
+    written = await writer.finish()
+    if len(rates) < BUSY_SLICES_MIN:
+        findings.skip(name, f"{len(rates) * SLICE_S:.1f} s of building: too little to measure")
+        return
+    note = f"{len(rates) * SLICE_S:.1f} s of building; p99 {p99:.2f} ms"
+    findings.add(name, float(np.median(rates)) / quiet_rate, "{:.2f}", Aim(SHARE_MIN), note)
+    note = f"batch p99 {written['p99_ms']:.1f} ms, without {quiet_ms:.1f}"
+    share = written["rows_per_s"] / ROWS_PER_S
+    findings.add(
+        "REST: write rate beside a rebuild ÷ the pace", share, "{:.2f}", Aim(SHARE_MIN), note
+    )
 
 
 async def beside_background_work(findings: Findings, target: Target, writer: PacedWriter) -> None:
