@@ -46,12 +46,17 @@ async def _over_rest(
     connections = [await HttpConnection.open(server.http_port) for _ in range(CLIENTS)]
     first = connections[0]
     idle = memory_below(server.pid)
-    await load.create(first, COLLECTION, dimension)
+    await load.create(first, COLLECTION, dimension, [*FILTER])
     # One batch at a time, as the peers' drivers insert.
     loaded = await load.load(connections, COLLECTION, rowset.rows, in_flight=1)
     row.insert_rows_per_s = rows / loaded.sending_s
     settled = await load.settle(server, first, COLLECTION, budget_s)
     row.build_s = settled.seconds
+    # The server closes connections that were idle for a minute.
+    for connection in connections:
+        connection.close()
+    connections = [await HttpConnection.open(server.http_port) for _ in range(CLIENTS)]
+    first = connections[0]
     row.disk_bytes_a_row = bytes_on_disk(server.data_dir / "shard") / rows
     await rest.singles(first, COLLECTION, questions.tuning)
     seconds, found = await rest.singles(first, COLLECTION, questions.asked)
