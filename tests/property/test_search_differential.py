@@ -31,6 +31,7 @@ from vector_db.shard.core.planner import Method, Plan, Walk
 from vector_db.shard.index import ivf
 from vector_db.shard.search import candidates as candidates_module
 from vector_db.shard.search import executor
+from vector_db.shard.search.ranking import Pairs
 
 SEQUENCES = int(os.environ.get("VECTOR_DB_TEST_SEQUENCES", "60"))
 FIRST = int(os.environ.get("VECTOR_DB_TEST_FIRST", "1"))
@@ -170,10 +171,16 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     def prefer_walks(*, walk: Walk | None, matching: int, k: int, **rest: Any) -> Plan:
         if walk is None or matching <= k:
             return planner.plan(walk=None, matching=matching, k=k, **rest)
-        counts.done["walks"] += 1
         return Plan(Method.INDEX, walk.effort, 1.0)
 
+    walk_index = candidates_module._from_index
+
+    def counted(*args: Any) -> Pairs:
+        counts.done["walks"] += 1  # not where it is planned: views remember their plans
+        return walk_index(*args)
+
     monkeypatch.setattr(candidates_module, "plan", prefer_walks)
+    monkeypatch.setattr(candidates_module, "_from_index", counted)
     monkeypatch.setattr(ivf, "ROWS_MIN", 64)
     monkeypatch.setattr(index_choice, "IVF_ROWS_MIN", 64)
     return counts
