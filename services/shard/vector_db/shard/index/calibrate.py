@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vector_db.common.model.collection import IndexKind, Metric
 from vector_db.common.model.rows import F32
 from vector_db.shard.core.calibration import Calibration, Point
-from vector_db.shard.index.forms import indexed_form
+from vector_db.shard.index.forms import closeness, indexed_form
 from vector_db.shard.views import Searcher
 
 faiss: Any = _faiss
@@ -100,7 +100,7 @@ def _recalls(
     shares = np.empty(len(queries))
     for q, rows in enumerate(found):
         rows = np.unique(rows[rows >= 0])
-        scores = _scores(queries[q : q + 1], indexed_form(vectors[rows], metric), metric)[0]
+        scores = closeness(queries[q : q + 1], indexed_form(vectors[rows], metric), metric)[0]
         bar = exact[q] - _TOLERANCE * max(1.0, abs(float(exact[q])))
         shares[q] = min(k, int(np.count_nonzero(scores >= bar))) / k
     return shares
@@ -121,19 +121,9 @@ def _kth(vectors: F32, metric: Metric, queries: F32, k: int, forgotten: NDArray[
     left_out[forgotten] = True
     for start in range(0, len(vectors), _BLOCK_ROWS):
         stop = start + _BLOCK_ROWS
-        scores = _scores(queries, indexed_form(vectors[start:stop], metric), metric)
+        scores = closeness(queries, indexed_form(vectors[start:stop], metric), metric)
         scores[:, left_out[start:stop]] = -np.inf
         both = np.concatenate([best, scores], axis=1)
         best = np.partition(both, both.shape[1] - k, axis=1)[:, both.shape[1] - k :]
     kth: F32 = best.min(axis=1)
     return kth
-
-
-def _scores(queries: F32, block: F32, metric: Metric) -> F32:
-    """[nq, rows], higher is better: products, or minus the squared distance."""
-    products: F32 = queries @ block.T
-    if metric is Metric.EUCLIDEAN:
-        products = 2 * products
-        products -= np.vecdot(block, block)
-        products -= np.vecdot(queries, queries)[:, None]
-    return products

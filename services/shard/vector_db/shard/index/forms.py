@@ -22,3 +22,16 @@ def indexed_form(block: F32, metric: Metric) -> F32:
     wide = block.astype(np.float64)
     wide /= np.sqrt(np.vecdot(wide, wide))[:, None]
     return wide.astype(np.float32)
+
+
+def closeness(queries: F32, rows: F32, metric: Metric) -> F32:
+    """float32[nq, n], higher is nearer: products, or minus the squared distance.
+
+    Both as `indexed_form` makes them.
+    """
+    products: F32 = queries @ rows.T
+    if metric is Metric.EUCLIDEAN:
+        products = 2 * products
+        products -= np.vecdot(rows, rows)
+        products -= np.vecdot(queries, queries)[:, None]
+    return products

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from vector_db.common.model.collection import Encoding, IndexKind, IndexOptions, Metric
 from vector_db.common.model.rows import F32
-from vector_db.shard.index.forms import indexed_form
+from vector_db.shard.index.calls import Parameters, packed_bits, search_index, selector_of
+from vector_db.shard.index.forms import closeness, indexed_form
 from vector_db.shard.index.links import rows_forgotten
 from vector_db.shard.index.pages import use_huge_pages
 
@@ -90,7 +91,7 @@ class HnswIndex:
         self._index = index
         self._metric = metric
         self._encoding = encoding
-        self._parameters: dict[int, Any] = {}
+        self._parameters = Parameters()
 
     @classmethod
     def open(cls, path: Path, metric: Metric, encoding: Encoding, mapped: bool) -> HnswIndex:
@@ -123,12 +124,7 @@ class HnswIndex:
 
         def distances(some: NDArray[np.int64]) -> F32:
             found = indexed_form(vectors[some], self._metric)
-            apart: F32 = -(found @ found.T)
-            if self._metric is Metric.EUCLIDEAN:
-                squares: F32 = np.vecdot(found, found)
-                apart *= 2
-                apart += squares[:, None] + squares
-            return apart
+            return -closeness(found, found, self._metric)
 
         return rows_forgotten(self._index.hnsw, rows, self.rows, distances)
 
@@ -156,39 +152,23 @@ class HnswIndex:
         is bool of the first rows (later ones are not live), or None for all, `packed` the same as
         bits where they are known; `effort` the beam.
         """
-        nq = len(queries)
-        scores = np.empty((nq, k), dtype=np.float32)
-        rows = np.empty((nq, k), dtype=np.int64)
         if live is None:
-            parameters = self._unmasked(effort)
+            parameters = self._parameters.of(effort, _beam)
         else:
-            bits = np.packbits(live, bitorder="little") if packed is None else packed
-            selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-            parameters = faiss.SearchParametersHNSW()
-            parameters.efSearch = effort
-            parameters.sel = selector  # only looked at while bounded_queue is on, the default
-        self._index.search_c(
-            nq,
-            faiss.swig_ptr(queries),
-            k,
-            faiss.swig_ptr(scores),
-            faiss.swig_ptr(rows),
-            parameters,
-        )
+            bits = packed_bits(live) if packed is None else packed
+            parameters = _beam(effort)
+            # Only looked at while bounded_queue is on, the default.
+            parameters.sel = selector_of(bits)
+        scores, rows = search_index(self._index, queries, k, parameters)
         if self._metric is Metric.EUCLIDEAN:
             np.negative(scores, out=scores)
         return scores, rows
 
-    def _unmasked(self, ef: int) -> Any:
-        """Parameters are read only while searching, so threads share them."""
-        parameters = self._parameters.get(ef)
-        if parameters is None:
-            parameters = faiss.SearchParametersHNSW()
-            parameters.efSearch = ef
-            if len(self._parameters) >= 64:  # few beams recur: one per k
-                self._parameters = {}
-            self._parameters[ef] = parameters
-        return parameters
+
+def _beam(ef: int) -> Any:
+    parameters = faiss.SearchParametersHNSW()
+    parameters.efSearch = ef
+    return parameters
 
 
 def keeps_neighbours_in_half(vectors: F32, metric: Metric) -> bool:

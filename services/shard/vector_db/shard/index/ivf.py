@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from vector_db.common.model.collection import IndexKind, IndexOptions, Metric
 from vector_db.common.model.errors import StorageCorrupt
 from vector_db.common.model.rows import F32
+from vector_db.shard.index.calls import Parameters, packed_bits, search_index, selector_of
 from vector_db.shard.index.forms import indexed_form
 
 faiss: Any = _faiss
@@ -82,7 +83,6 @@ _SKEW_MIN = 1.2
 
 _SEED = 1
 _BLOCK_ROWS = 8192
-_PARAMETERS_KEPT = 64
 
 
 def worth_ivf(rows: int, dimension: int) -> bool:
@@ -191,7 +191,7 @@ class IvfIndex:
         self._metric = metric
         self._rotated = isinstance(index, faiss.IndexPreTransform)
         self._graph = isinstance(faiss.downcast_index(lists.quantizer), faiss.IndexHNSW)
-        self._parameters: dict[int, Any] = {}
+        self._parameters = Parameters()
         self.lists = int(lists.nlist)
 
     @property
@@ -243,7 +243,7 @@ class IvfIndex:
         product, or so long that distances overflow.
         """
         if live is not None and packed is None:
-            packed = np.packbits(live, bitorder="little")
+            packed = packed_bits(live)
         effort = min(max(effort, 1), self.lists)
         scores, rows = self._scan(queries, k, packed, effort)
         there = None
@@ -260,22 +260,11 @@ class IvfIndex:
     def _scan(
         self, queries: F32, k: int, bits: NDArray[np.uint8] | None, effort: int
     ) -> tuple[F32, NDArray[np.int64]]:
-        nq = len(queries)
-        scores = np.empty((nq, k), dtype=np.float32)
-        rows = np.empty((nq, k), dtype=np.int64)
         if bits is None:
-            parameters = self._unmasked(effort)
+            parameters = self._parameters.of(effort, self._looking_into)
         else:
-            selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-            parameters = self._looking_into(effort, selector)
-        self._index.search_c(
-            nq,
-            faiss.swig_ptr(queries),
-            k,
-            faiss.swig_ptr(scores),
-            faiss.swig_ptr(rows),
-            parameters,
-        )
+            parameters = self._looking_into(effort, selector_of(bits))
+        scores, rows = search_index(self._index, queries, k, parameters)
         if self._metric is Metric.COSINE:
             scores *= -0.5  # of unit rows: the square of their distance is 2 - 2 cosine
             scores += 1
@@ -283,17 +272,7 @@ class IvfIndex:
             np.negative(scores, out=scores)
         return scores, rows
 
-    def _unmasked(self, effort: int) -> Any:
-        """Parameters are read only while searching, so threads share them."""
-        parameters = self._parameters.get(effort)
-        if parameters is None:
-            parameters = self._looking_into(effort, None)
-            if len(self._parameters) >= _PARAMETERS_KEPT:
-                self._parameters = {}
-            self._parameters[effort] = parameters
-        return parameters
-
-    def _looking_into(self, nprobe: int, selector: Any) -> Any:
+    def _looking_into(self, nprobe: int, selector: Any = None) -> Any:
         parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
         if self._graph:
             beam = max(_GRAPH_BEAM_MIN, _GRAPH_BEAM_PER_PROBE * nprobe)

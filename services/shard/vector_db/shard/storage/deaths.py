@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vector_db.common.model.ids import TS_NEVER
 from vector_db.common.model.rows import I64, U32
+from vector_db.shard.index.calls import packed_bits
 from vector_db.shard.storage.payloads import grown
 
 
@@ -83,7 +84,7 @@ class Deaths:
         if live is None:
             return None
         if self._packed is None or self._packed[0] is not live:
-            self._packed = (live, np.packbits(live, bitorder="little"))
+            self._packed = (live, packed_bits(live))
         return self._packed[1]
 
     def end_ts(self, rows: NDArray[np.int64]) -> I64:
