@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vector_db.common.model.rows import F32, I64, U64
 from vector_db.common.ports import Disk
-from vector_db.shard.storage.payloads import Bytes, GrowingBytes
+from vector_db.shard.storage.payloads import BytesReader, GrowingBytes
 from vector_db.shard.storage.sealed import SealedSegment
 from vector_db.shard.storage.segment_files import SegmentRows, write_segment
 
@@ -40,8 +40,8 @@ def write_merged(
         return 0
     ids, metadata = GrowingBytes(), GrowingBytes()
     for source, rows in pairs:
-        _append(ids, source.ids.columns(), source.rows, rows)
-        _append(metadata, source.metadata.columns(), source.rows, rows)
+        _append(ids, source.ids, source.rows, rows)
+        _append(metadata, source.metadata, source.rows, rows)
     first = pairs[0][0]
     norms = None
     if first.cosine:
@@ -82,18 +82,14 @@ def _row_hashes(source: SealedSegment) -> U64:
     return by_row
 
 
-def _append(column: GrowingBytes, source: tuple[I64, Bytes], count: int, rows: I64 | None) -> None:
+def _append(column: GrowingBytes, source: BytesReader, count: int, rows: I64 | None) -> None:
     """Append the items of `rows` of a source of `count` items; None: all of them."""
-    offsets, data = source
     if rows is None:
+        offsets, data = source.columns()
         column.append_columns(offsets[: count + 1], data)
         return
     for start in range(0, len(rows), _BLOCK_ROWS):
-        some = rows[start : start + _BLOCK_ROWS]
-        starts, lengths = offsets[some], offsets[some + 1] - offsets[some]
-        cuts = np.concatenate(([0], np.cumsum(lengths)))
-        shift = np.repeat(starts - cuts[:-1], lengths)
-        column.append_columns(cuts, data[np.arange(cuts[-1]) + shift])
+        column.append(source.blob(rows[start : start + _BLOCK_ROWS]))
 
 
 def _blocks(pairs: Iterable[tuple[SealedSegment, I64 | None]]) -> Iterator[F32]:
