@@ -192,7 +192,7 @@ class Indexing:
         else:
             self._log.info("declared fields", segment=segment.name, fields=job.task.fields)
         finally:
-            self._upkeep.has_fields(job)
+            self._upkeep.ended(job)
 
     # --- merges -----------------------------------------------------------------------------------
 

@@ -192,9 +192,6 @@ class Store:
         :raises StorageCorrupt: at the first use of a damaged segment.
         """
         parts = self._parts(collection_id, shards)
-        if not over:
-            seen = (s.view(snapshot_ts) for part in parts.values() for s in part.segments())
-            return [view for view in seen if view is not None]
         views = [view for _, view in pairs(parts, snapshot_ts, over)]
         staged = (layer.view() for layer in over.values())
         return views + [view for view in staged if view is not None]
@@ -346,7 +343,7 @@ class Store:
         job.settle()
         self._checkpointing = None
         alive = {segment.name for part in self._all_slices() for segment in part.sealed}
-        keep = entries.segments() | alive | set(self._sealing) | set(self.upkeep.making)
+        keep = entries.segments() | alive | set(self._sealing) | self.upkeep.making
         remove_leftovers(self._disk.root, entries.files(), keep, entries.names_used)
 
     # --- inside ---------------------------------------------------------------------------------

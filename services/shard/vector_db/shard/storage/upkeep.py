@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
+
 from vector_db.common.model.collection import Collection, IndexKind
 from vector_db.common.model.ids import HIDDEN_PREFIX
 from vector_db.common.model.rows import U32
@@ -83,13 +85,24 @@ class Upkeep:
         self._slices = slices
         self._new_name = new_name
         self._options = options
-        self._busy: set[str] = set()
         self._hopeless: set[str] = set()
         self._not_quickly: set[str] = set()
         self._credit_rows: dict[tuple[int, int], int] = {}
         self._running: dict[Job, int] = {}
-        self.making: dict[str, MergeJob] = {}
-        """Segments that are being made, by name."""
+        """Jobs under way, and how many rows each has done."""
+
+    @property
+    def making(self) -> set[str]:
+        """Names of the segments that are being made."""
+        return {job.task.name for job in self._running if isinstance(job, MergeJob)}
+
+    def note_progress(self, job: Job, rows_done: int) -> None:
+        """The job has so many rows in its index now."""
+        self._running[job] = rows_done
+
+    def ended(self, job: Job) -> None:
+        """The job is over, whatever came of it."""
+        self._running.pop(job, None)
 
     # --- indexes --------------------------------------------------------------------------------
 
@@ -154,7 +167,8 @@ class Upkeep:
                 ):
                     oldest[owner] = segment
                     break
-        due = [pair for pair in oldest.items() if pair[1].name not in self._busy]
+        busy = self._busy()
+        due = [pair for pair in oldest.items() if pair[1].name not in busy]
         if not due:
             return None
         owner, segment = max(due, key=lambda pair: pair[1].rows)
@@ -163,8 +177,7 @@ class Upkeep:
 
     def indexed(self, job: IndexJob, index: SegmentIndex | None) -> None:
         """The job is over; None: without an index, and the segment stays as it was."""
-        self._busy.discard(job.segment.name)
-        self._running.pop(job, None)
+        self.ended(job)
         if index is not None:
             job.segment.index = index
 
@@ -184,25 +197,23 @@ class Upkeep:
             wanted = owner.collection.fields
             there = () if segment.fields is None else tuple(segment.fields.paths)
             if there != wanted:
-                self._busy.add(segment.name)
-                return FieldsJob(owner, segment, BuildTask(segment.name, fields=wanted))
+                job = FieldsJob(owner, segment, BuildTask(segment.name, fields=wanted))
+                self._running[job] = 0
+                return job
         return None
-
-    def has_fields(self, job: FieldsJob) -> None:
-        """The job is over, whatever came of it."""
-        self._busy.discard(job.segment.name)
 
     # --- merges ---------------------------------------------------------------------------------
 
     def merge_due(self, floor_ts: int, idle: bool) -> MergeJob | None:
         """The next merge; `floor_ts`: no read is of an older snapshot."""
+        taken = self._busy() | self._hopeless
         for owner in self._slices():
             facts = [
                 Facts(
                     segment.rows,
                     segment.disk_bytes,
                     segment.deaths.until(floor_ts),
-                    segment.name in self._busy or segment.name in self._hopeless,
+                    segment.name in taken,
                 )
                 for segment in owner.sealed
             ]
@@ -222,12 +233,6 @@ class Upkeep:
         """The job has run: serve its rows from the new segment; None: no row was left."""
         job.owner.replace_merged(job.sources, job.dropped, segment)
 
-    def ended(self, job: MergeJob) -> None:
-        """The job is over, whatever came of it."""
-        self.making.pop(job.task.name, None)
-        self._running.pop(job, None)
-        self._busy.difference_update(source.name for source in job.sources)
-
     def note_sealed(self, owner: Slice, rows: int) -> None:
         """`rows` rows were sealed: reads may have so much more copying done for them."""
         key = owner.collection.id, owner.shard
@@ -240,11 +245,6 @@ class Upkeep:
             if any(job.owner is part for part in parts):
                 rows, done = rows + job.rows, done + made
         return rows, done
-
-    def note_progress(self, job: Job, rows_done: int) -> None:
-        """The job has so many rows in its index now."""
-        if job in self._running:
-            self._running[job] = rows_done
 
     # --- memory ---------------------------------------------------------------------------------
 
@@ -274,8 +274,15 @@ class Upkeep:
 
     # --- inside ---------------------------------------------------------------------------------
 
+    def _busy(self) -> set[str]:
+        """Names of the segments that jobs work on."""
+        busy: set[str] = set()
+        for job in self._running:
+            busy.update(job.task.merge or (job.task.name,))
+        return busy
+
     def _free(self) -> list[tuple[Slice, SealedSegment]]:
-        taken = self._busy | self._hopeless
+        taken = self._busy() | self._hopeless
         return [
             (owner, segment)
             for owner in self._slices()
@@ -295,7 +302,6 @@ class Upkeep:
         return choose(owner.collection, rows, _INDEX_SHARE * self._options.hot_bytes - held)
 
     def _index_job(self, owner: Slice, segment: SealedSegment, spec: IndexSpec) -> IndexJob:
-        self._busy.add(segment.name)
         job = IndexJob(owner, segment, BuildTask(segment.name, index=spec), segment.rows)
         self._running[job] = 0
         return job
@@ -315,10 +321,8 @@ class Upkeep:
             kind, options = self._choice(owner, rows, sources)
             spec = IndexSpec(kind, collection.metric, options)
             if extends and first.index is not None and kind is IndexKind.HNSW:
-                meta = first.index.meta
-                spec = IndexSpec(
-                    kind, collection.metric, options, base=first.name, encoding=meta.encoding
-                )
+                encoding = first.index.meta.encoding
+                spec = msgspec.structs.replace(spec, base=first.name, encoding=encoding)
         name = self._new_name(f"{SEGMENTS_DIR}/{collection.id}-{owner.shard}")
         names = tuple(source.name for source in sources)
         task = BuildTask(name, names, collection.fields, spec)
@@ -327,8 +331,6 @@ class Upkeep:
         job = MergeJob(owner, sources, tuple(dropped), task, rows, small)
         key = collection.id, owner.shard
         self._credit_rows[key] = self._credit(owner) - rows
-        self._busy.update(task.merge)
-        self.making[name] = job
         self._running[job] = 0
         return job
 
