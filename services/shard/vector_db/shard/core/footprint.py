@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from vector_db.common.model.collection import Encoding, IndexKind
 
-BYTES_A_COMPONENT = {Encoding.FLOAT32: 4.0, Encoding.FLOAT16: 2.0, Encoding.SQ8: 1.0}
+BYTES_A_COMPONENT = {
+    Encoding.AUTO: 2.0,
+    Encoding.FLOAT32: 4.0,
+    Encoding.FLOAT16: 2.0,
+    Encoding.SQ8: 1.0,
+}
+"""AUTO as what almost always becomes of it."""
 
 _LINK_BYTES = 4
 _NODE_BYTES = 8 + 4

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from vector_db.common.model.collection import Collection, Encoding, IndexKind, IndexOptions
 from vector_db.shard.core.footprint import index_bytes
 
@@ -36,22 +38,17 @@ def choose(collection: Collection, rows: int, budget_bytes: float) -> Choice:
     given = options.encoding
     encodings = (Encoding.AUTO, Encoding.SQ8) if given is Encoding.AUTO else (given,)
     for encoding in encodings:
-        counted = Encoding.FLOAT16 if encoding is Encoding.AUTO else encoding
-        need = rows * index_bytes(IndexKind.HNSW, counted, options.m, collection.dimension)
+        need = rows * index_bytes(IndexKind.HNSW, encoding, options.m, collection.dimension)
         if need <= budget_bytes:
-            return Choice(IndexKind.HNSW, _with(options, IndexKind.HNSW, encoding))
+            return Choice(IndexKind.HNSW, replace(options, kind=IndexKind.HNSW, encoding=encoding))
     if lists_fit(rows, collection.dimension) and collection.recall_target <= LISTS_RECALL_MAX:
-        return Choice(IndexKind.IVF_PQ, _with(options, IndexKind.IVF_PQ, given))
-    return Choice(IndexKind.HNSW, _with(options, IndexKind.HNSW, encodings[-1]))
+        return Choice(IndexKind.IVF_PQ, replace(options, kind=IndexKind.IVF_PQ))
+    return Choice(IndexKind.HNSW, replace(options, kind=IndexKind.HNSW, encoding=encodings[-1]))
 
 
 def lists_fit(rows: int, dimension: int) -> bool:
     """Whether lists of codes are worth their training."""
     return rows >= IVF_ROWS_MIN and dimension >= IVF_DIMENSION_MIN
-
-
-def _with(options: IndexOptions, kind: IndexKind, encoding: Encoding) -> IndexOptions:
-    return IndexOptions(kind, encoding, options.m, options.ef_construction, options.lists)
 
 
 def satisfies(

@@ -11,7 +11,7 @@ from collections.abc import Collection as Sized
 from collections.abc import Iterable
 
 from vector_db.common.core.messages import StatsReply
-from vector_db.common.model.collection import Collection, Encoding, IndexKind, Metric
+from vector_db.common.model.collection import Collection, IndexKind, Metric
 from vector_db.common.model.ids import TS_NEVER
 from vector_db.shard.core.footprint import column_bytes, index_bytes
 from vector_db.shard.storage.growing import GrowingSegment
@@ -85,8 +85,7 @@ def _predicted(
         payload = segment.payload_bytes / segment.rows
         a_row = column_bytes(dimension, cosine, payload)
         if (index := segment.index) is not None:
-            encoding = index.meta.encoding
-            counted = Encoding.FLOAT16 if encoding is Encoding.AUTO else encoding
-            a_row += index_bytes(index.kind, counted, index.meta.options.m, dimension)
+            meta = index.meta
+            a_row += index_bytes(index.kind, meta.encoding, meta.options.m, dimension)
         total += segment.rows * a_row
     return total + sum(m.memory_bytes for m in memory)
