@@ -24,7 +24,7 @@ _BATCH_BYTES = 1 << 20
 
 
 @contextmanager
-def _disk_full(what: str) -> Iterator[None]:
+def disk_full(what: str) -> Iterator[None]:
     """Turn "no space" and "over quota" into `DiskFull`; let every other error pass."""
     try:
         yield
@@ -44,7 +44,7 @@ def _sync_dir(path: Path) -> None:
 
 
 def _make_dir(path: Path) -> None:
-    with _disk_full(str(path)):
+    with disk_full(str(path)):
         path.mkdir(exist_ok=True)
         _sync_dir(path.parent)
 
@@ -91,7 +91,7 @@ class PosixAppendFile:
     """`ports.AppendFile` over one descriptor. Not for two threads at once."""
 
     def __init__(self, path: Path) -> None:
-        with _disk_full(str(path)):
+        with disk_full(str(path)):
             self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._path = path
         self._size = os.fstat(self._fd).st_size
@@ -105,7 +105,7 @@ class PosixAppendFile:
         :raises OSError: the medium failed; the file is cut back where that is still possible.
         """
         try:
-            with _disk_full(str(self._path)):
+            with disk_full(str(self._path)):
                 self._size += _write_all(self._fd, parts)
         except (DiskFull, OSError):
             os.ftruncate(self._fd, self._size)
@@ -186,7 +186,7 @@ class PosixDisk:
         self._make_dirs(path.parent)
         temp = path.with_name(path.name + _TEMP_SUFFIX)
         try:
-            with _disk_full(str(path)):
+            with disk_full(str(path)):
                 fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
                 try:
                     for some in _batches(parts):

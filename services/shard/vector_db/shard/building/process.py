@@ -11,7 +11,6 @@ input.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
@@ -22,11 +21,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import faiss as _faiss
 import msgspec
 
+from vector_db.common.adapters.posix_disk import PosixDisk, disk_full
 from vector_db.common.ports import DiskFull
 from vector_db.shard.building.task import BuildTask, run_task
 
+faiss: Any = _faiss
 NICENESS = 15
 REST_SHARE = 0.8
 """Niceness gives the worker its cores at once, but neither caches nor the other half of a core."""
@@ -159,7 +161,6 @@ class _Child:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._noted_s = time.monotonic()
-        self._faiss: Any = None
 
     def listen(self) -> None:
         """Until the parent has closed the pipe or is gone; then nobody wants the build."""
@@ -170,11 +171,7 @@ class _Child:
     def note(self, rows: int) -> None:
         """Tell the parent; what it wants of the threads holds from here on."""
         os.write(1, b"%d\n" % rows)
-        if self._faiss is None:
-            import faiss
-
-            self._faiss = faiss
-        self._faiss.omp_set_num_threads(max(1, self._threads))
+        faiss.omp_set_num_threads(max(1, self._threads))
         if not self._threads:
             time.sleep(rest_s(time.monotonic() - self._noted_s))
         self._noted_s = time.monotonic()
@@ -192,20 +189,16 @@ def main(arguments: list[str]) -> None:
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=BuildTask)
     child = _Child(threads)
     threading.Thread(target=child.listen, daemon=True).start()
-    from vector_db.common.adapters.posix_disk import PosixDisk
-
     code = 0
     try:
-        run_task(PosixDisk(root), task, max(1, threads), child.note)
-    except Exception as error:
-        full = isinstance(error, DiskFull) or (
-            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        )
-        code = _EXIT_DISK_FULL if full else _EXIT_FAILED
-        if full:
-            print(f"{error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
+        with disk_full(task.name):
+            run_task(PosixDisk(root), task, max(1, threads), child.note)
+    except DiskFull as full:
+        code = _EXIT_DISK_FULL
+        print(f"{full}", file=sys.stderr)
+    except Exception:
+        code = _EXIT_FAILED
+        traceback.print_exc()
     # The listener's read never ends by itself, and an orderly end would wait for it.
     sys.stderr.flush()
     os._exit(code)
