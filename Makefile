@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DISTRIBUTIONS := libs/common libs/client services/gateway services/coordinator services/shard
 SOURCES := $(wildcard libs services tests bench examples)
+NATIVE := $(wildcard services/shard/native/*)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
 .PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-engine bench-peers crash damage differential clean
@@ -18,7 +19,7 @@ help: ## This list
 
 venv: $(STAMP) ## The virtual environment in .venv (made by every other target)
 
-$(STAMP): constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
+$(STAMP): constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml) $(NATIVE)
 	@if [ ! -x $(BIN)/python ]; then \
 	  for py in $${PYTHON:-} python3 python3.13 python3.12 python3.11; do \
 	    if command -v "$$py" >/dev/null && \
@@ -38,7 +39,7 @@ $(STAMP): constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
 	@echo "Installing what constraints.txt lists"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r constraints.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps \
-	  $(addprefix -e ,$(DISTRIBUTIONS))
+	  -C editable_mode=compat $(addprefix -e ,$(DISTRIBUTIONS))
 	@touch $@
 
 run: venv ## Serve on http://127.0.0.1:8080 and grpc://127.0.0.1:9090

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.processes import Service
 from vector_db.shard.index.simd import GENERIC, simd_level
+from vector_db.shard.native import native
 
 HEARTBEAT_S_MAX = 10.0
 
@@ -20,6 +21,7 @@ def worker_level(service: Service) -> str:
     while not level and time.monotonic() < until:
         (worker,) = service.call("/v1/cluster")["workers"]
         level = worker["simd"]
+    assert (worker["native"] == GENERIC) == (level == GENERIC) or native is None
     return level
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vector_db.common.core.messages import SearchReply, SearchRequest
 from vector_db.common.model.collection import Metric
-from vector_db.common.model.rows import F32, Blob
+from vector_db.common.model.rows import F32, I64, Blob
 from vector_db.shard.search.columns import Columns
 from vector_db.shard.views import SegmentView, VectorIndex
 
@@ -22,6 +22,10 @@ class ListColumn:
     def __init__(self, items: list[bytes]) -> None:
         self.items = items
         self.ranges: list[tuple[int, int]] = []
+
+    def columns(self) -> tuple[I64, NDArray[np.uint8]]:
+        offsets = np.cumsum([0, *map(len, self.items)], dtype=np.int64)
+        return offsets, np.frombuffer(b"".join(self.items), dtype=np.uint8)
 
     def get(self, row: int) -> bytes:
         return self.items[row]
@@ -53,7 +57,7 @@ def make_view(
             norms = (1 / np.sqrt((wide * wide).sum(axis=1))).astype(np.float32)
     return SegmentView(
         rows=len(ids),
-        vectors=vectors,
+        vectors=np.ascontiguousarray(vectors),
         inverse_norms=norms,
         versions=np.ones(len(ids), dtype=np.int64),
         live=live,

@@ -296,6 +296,7 @@ class Database(CatalogCalls):
                     "cursor": member.cursor,
                     "shards": list(member.shards),
                     "simd": member.simd,
+                    "native": member.native,
                 }
                 for member in (reply.workers if reply else ())
             ],

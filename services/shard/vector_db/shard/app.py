@@ -18,6 +18,7 @@ from vector_db.shard.handlers import Handlers
 from vector_db.shard.index.opening import use_one_faiss_thread
 from vector_db.shard.index.simd import check_simd, simd_level
 from vector_db.shard.maintenance import Maintenance
+from vector_db.shard.native import native_level
 from vector_db.shard.storage.recovery import recover
 from vector_db.shard.storage.store import StoreOptions
 from vector_db.shard.worker import Worker
@@ -44,7 +45,7 @@ class ShardService:
     async def start(self) -> None:
         """Recover, then take part; ready once everything acknowledged is back in memory."""
         use_one_faiss_thread()
-        self._log.info("searches with", simd=simd_level())
+        self._log.info("searches with", simd=simd_level(), native=native_level())
         loop = asyncio.get_running_loop()
         disk, clock, bus = self._runtime.disk, self._runtime.clock, self._bus
         started = clock.monotonic_s()
@@ -175,6 +176,7 @@ class ShardService:
                 shards=participant.state.shards_of(participant.worker),
                 cursor=participant.cursor,
                 simd=simd_level(),
+                native=native_level(),
             )
             try:
                 await self._bus.publish(members(), member)

@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vector_db.common.model.collection import IndexKind
-from vector_db.common.model.rows import F32, Blob
+from vector_db.common.model.rows import F32, I64, Blob
 
 
 class ByteColumn(Protocol):
     """A column of byte strings (ids, or metadata JSON with b"" for none)."""
+
+    def columns(self) -> tuple[I64, NDArray[np.uint8]]:
+        """(offsets, data): item i is ``data[offsets[i]:offsets[i + 1]]``."""
 
     def get(self, row: int) -> bytes: ...
 
@@ -131,10 +134,10 @@ class FilterColumns(Protocol):
 class SegmentView:
     """Rows [0, rows) of one segment as of a snapshot; `name` "" = rows in memory.
 
-    `vectors` float32[rows, d] as the client sent them (bit-exact); `inverse_norms` float32[rows]
-    (cosine only, else None); `versions` int64[rows] begin_ts; `live` bool[rows], None = all
-    visible; `visible` how many (-1: to be counted); `packed` the bits of `live`, `listed` the rows
-    of `live`, ascending, where they are known.
+    `vectors` float32[rows, d], contiguous, as the client sent them (bit-exact); `inverse_norms`
+    float32[rows] (cosine only, else None); `versions` int64[rows] begin_ts; `live` bool[rows],
+    None = all visible; `visible` how many (-1: to be counted); `packed` the bits of `live`,
+    `listed` the rows of `live`, ascending, where they are known.
     `plans` remembers how searches of this view are done.
     """
 

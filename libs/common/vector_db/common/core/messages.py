@@ -394,7 +394,7 @@ class CatalogReply(Message, frozen=True):
 class Member(Message, frozen=True):
     """A worker's heartbeat: who it is, of which cluster, and how far. `ready` once it recovered.
 
-    `simd`: the instruction set that its FAISS build uses.
+    `simd`: the instruction set that its FAISS build uses; `native`: the one of its compiled loops.
     """
 
     worker: str
@@ -405,6 +405,7 @@ class Member(Message, frozen=True):
     cursor: int
     cluster_id: str = ""
     simd: str = ""
+    native: str = ""
 
 
 class TxnStatusRequest(Message, frozen=True):

@@ -136,7 +136,7 @@ class PerformanceConfig(_Group):
     """Rows that the gateway reads at a time when it walks a collection (delete by filter)."""
     worker_threads: Count = Field(default_factory=_cpu_count)
     simd_enabled: bool = True
-    """False: FAISS does without vector instructions, to compare with; see `simd.py`."""
+    """False: FAISS and compiled loops do without vector instructions, to compare; see `simd.py`."""
     gpu_enabled: bool = False
 
 

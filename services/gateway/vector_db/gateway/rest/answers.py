@@ -279,8 +279,9 @@ class TransactionAnswer(_Answer):
 
 
 class WorkerAnswer(BaseModel):
-    """One shard worker; `simd` are the vector instructions that its index searches use, `generic`
-    for none, empty until its first heartbeat."""
+    """One shard worker; `simd` are the vector instructions that its FAISS uses, `native` those of
+    its compiled loops (`none`: it does without), `generic` for none of choice; empty until its
+    first heartbeat."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -290,6 +291,7 @@ class WorkerAnswer(BaseModel):
     cursor: int
     shards: list[int]
     simd: str
+    native: str
 
 
 class ClusterAnswer(BaseModel):

@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 from vector_db.common.core.messages import SearchReply, SearchRequest
 from vector_db.common.model.rows import Blob
 from vector_db.shard.search.scan import Rows
-from vector_db.shard.search.score import F64, Queries, similarities
+from vector_db.shard.search.score import F64, Key, Queries, keys, similarities
 from vector_db.shard.views import ByteColumn, SegmentView
 
 Place: TypeAlias = tuple[float, bytes]
 """A place in the order of hits: similarity and id."""
-
-Key: TypeAlias = tuple[float, bytes, int, int]
-"""A hit as it sorts: its similarity negated, its id; then its view and row."""
 
 FEW = 256
 """Candidates of one query up to which plain Python ranks faster than NumPy."""
@@ -64,9 +61,10 @@ def answer_few(
 ) -> SearchReply:
     """`answer` for a single query with few candidates."""
     keyed: list[Key] = []
+    kept = 0 if request.after is not None else request.k
     for number, (view, pairs) in enumerate(zip(views, found, strict=True)):
         if len(pairs.rows):
-            keyed += _keyed(view, number, queries, pairs, request)
+            keyed += keys(queries, view.vectors, pairs.rows, kept, view.ids, number)
     if len(views) > 1:
         keyed.sort()
     if request.after is not None:
@@ -93,23 +91,6 @@ def answer_few(
         metadata=metadata,
         vectors=vectors,
     )
-
-
-def _keyed(
-    view: SegmentView, number: int, queries: Queries, pairs: Pairs, request: SearchRequest
-) -> list[Key]:
-    """The candidates of one view in the order of hits; those beyond the k-th may be left out."""
-    scores = similarities(queries, pairs.asked, view.vectors, pairs.rows)
-    np.negative(scores, out=scores)
-    ranked = sorted(zip(scores.tolist(), pairs.rows.tolist(), strict=True))
-    if request.after is None and len(ranked) > request.k:
-        # What ties with the k-th is still in: its id may be the smaller one.
-        last = ranked[request.k - 1][0]
-        ranked = [pair for pair in ranked if pair[0] <= last]
-    ids = view.ids.take([row for _, row in ranked])
-    keyed = [(score, ids[at], number, row) for at, (score, row) in enumerate(ranked)]
-    keyed.sort()
-    return keyed
 
 
 def _place(key: Key) -> Place:
