@@ -27,6 +27,12 @@ static inline float half_to_float(uint16_t half) {
     return half & 0x8000 ? -value : value;
 }
 
+#define WHOLE_PRODUCTS(name, target, one)                                                          \
+    target static void name(const int16_t *a, const int8_t *rows, size_t n, size_t d,              \
+                            int32_t *sums) {                                                       \
+        for (size_t i = 0; i < n; i++) sums[i] = one(a, rows + i * d, d);                          \
+    }
+
 /* --- any CPU: eight floats side by side, as far as its compiler finds instructions for them ---- */
 
 typedef struct {
@@ -75,6 +81,14 @@ static inline float eight_sum(eight x) {
     return ((x.of[0] + x.of[4]) + (x.of[1] + x.of[5])) + ((x.of[2] + x.of[6]) + (x.of[3] + x.of[7]));
 }
 
+static inline int32_t whole_product(const int16_t *a, const int8_t *row, size_t d) {
+    int32_t sum = 0;
+    for (size_t i = 0; i < d; i++) sum += (int32_t)a[i] * row[i];
+    return sum;
+}
+
+WHOLE_PRODUCTS(generic_whole_products, , whole_product)
+
 #define NAME(x) generic_##x
 #define LEVEL "generic"
 #define TARGET
@@ -103,6 +117,22 @@ AVX2 static inline float avx2_sum(__m256 x) {
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 
+AVX2 static inline int32_t avx2_whole_product(const int16_t *a, const int8_t *row, size_t d) {
+    __m256i sum = _mm256_setzero_si256();
+    size_t i = 0;
+    for (; i + 16 <= d; i += 16) {
+        __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(row + i)));
+        __m256i query = _mm256_loadu_si256((const __m256i *)(a + i));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(query, wide));
+    }
+    int32_t lanes[8], total = 0;
+    _mm256_storeu_si256((__m256i *)lanes, sum);
+    for (int lane = 0; lane < 8; lane++) total += lanes[lane];
+    return total + whole_product(a + i, row + i, d - i);
+}
+
+WHOLE_PRODUCTS(avx2_whole_products, AVX2, avx2_whole_product)
+
 #define NAME(x) avx2_##x
 #define LEVEL "avx2"
 #define TARGET AVX2
@@ -121,9 +151,23 @@ AVX2 static inline float avx2_sum(__m256 x) {
 
 /* --- AVX-512 ----------------------------------------------------------------------------------- */
 
+#define AVX512 __attribute__((target("avx512f,avx512bw")))
+
+AVX512 static inline int32_t avx512_whole_product(const int16_t *a, const int8_t *row, size_t d) {
+    __m512i sum = _mm512_setzero_si512();
+    size_t i = 0;
+    for (; i + 32 <= d; i += 32) {
+        __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(row + i)));
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_loadu_si512(a + i), wide));
+    }
+    return _mm512_reduce_add_epi32(sum) + whole_product(a + i, row + i, d - i);
+}
+
+WHOLE_PRODUCTS(avx512_whole_products, AVX512, avx512_whole_product)
+
 #define NAME(x) avx512_##x
 #define LEVEL "avx512"
-#define TARGET __attribute__((target("avx512f")))
+#define TARGET AVX512
 #define WIDTH 16
 #define VEC __m512
 #define LOAD_F32 _mm512_loadu_ps
@@ -146,7 +190,9 @@ const kernel_set *choose_kernels(const char *limit) {
 #ifdef WITH_X86
     __builtin_cpu_init();
     int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (wide && has_avx2 && __builtin_cpu_supports("avx512f")) return &avx512_kernels;
+    if (wide && has_avx2 && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512bw"))
+        return &avx512_kernels;
     if (narrow && has_avx2) return &avx2_kernels;
 #endif
     return &generic_kernels;

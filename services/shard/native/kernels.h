@@ -13,12 +13,17 @@
    distance: -sum of (a[i] - row[i])^2, or of (a[i] - b[i] * row[i])^2 where the row is bytes */
 typedef float (*closeness_fn)(const float *a, const float *b, const void *row, size_t dimension);
 
+/* The sums of a[i] * row[i] for `n` rows one after another; the caller sees to it that they fit. */
+typedef void (*whole_fn)(const int16_t *a, const int8_t *rows, size_t n, size_t dimension,
+                         int32_t *sums);
+
 enum encoding { FLOAT32, FLOAT16, BYTES, ENCODINGS };
 
 typedef struct {
     const char *name;
     closeness_fn product[ENCODINGS];
     closeness_fn distance[ENCODINGS];
+    whole_fn whole_products;
 } kernel_set;
 
 /* The widest set that this CPU has and `limit` allows: NULL or empty: any; the names are those of

@@ -3,20 +3,8 @@
 #include <float.h>
 #include <math.h>
 
+#include "cpu.h"
 #include "prefetch.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
-/* One body, compiled for each; the loader picks. */
-#define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EACH_CPU
-#endif
-
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
 
 enum { LANES = 8, AHEAD = 4 };
 

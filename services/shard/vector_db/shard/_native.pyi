@@ -93,3 +93,30 @@ def keys(
 
     :raises IndexError: a row without vector or id.
     """
+
+def encode(
+    vectors: Any, dimension: int, codes: Any, steps: Any, errors: Any, lengths: Any, /
+) -> None:
+    """Of `vectors` float32[n, dimension], out: `codes` int8[n, dimension]; `steps`, `errors`,
+    `lengths` float32[n]: row i is about ``steps[i] * codes[i]``, at most `errors[i]` away, and
+    about `lengths[i]` long."""
+
+def candidates(
+    metric: int,
+    query: Any,
+    length: float,
+    codes: Any,
+    steps: Any,
+    errors: Any,
+    lengths: Any,
+    live: Any,
+    k: int,
+    found: Any,
+    /,
+) -> int:
+    """How many of n rows may be among the best `k` for `query` float32[d], which is `length` long;
+    -1: numbers out of float32's range.
+
+    The rows are as `encode` has them; `live` bool[n], None: all. Out: `found` int64[n], the rows,
+    ascending, in its first places.
+    """

@@ -111,6 +111,21 @@ class VectorIndex(Protocol):
     ) -> tuple[F32, NDArray[np.int64]]: ...
 
 
+class CoarseSearch(Protocol):
+    """The rows in memory at one byte a component."""
+
+    def candidates(
+        self,
+        vectors: F32,
+        live: NDArray[np.bool_] | None,
+        queries: Any,
+        q: int,
+        k: int,
+    ) -> NDArray[np.int64] | None:
+        """Rows, ascending, among which are the best `k` of `vectors` for query `q` of `queries`
+        (a `score.Queries`), ties included; None: it cannot tell."""
+
+
 class FilterColumns(Protocol):
     """Typed columns of the metadata of one segment, shared by all its views: made lazily per path,
     or, for the declared fields of a sealed segment, mapped with their postings."""
@@ -137,7 +152,8 @@ class SegmentView:
     `vectors` float32[rows, d], contiguous, as the client sent them (bit-exact); `inverse_norms`
     float32[rows] (cosine only, else None); `versions` int64[rows] begin_ts; `live` bool[rows],
     None = all visible; `visible` how many (-1: to be counted); `packed` the bits of `live`,
-    `listed` the rows of `live`, ascending, where they are known.
+    `listed` the rows of `live`, ascending, where they are known; `coarse` finds candidates in rows
+    in memory.
     `plans` remembers how searches of this view are done.
     """
 
@@ -154,6 +170,7 @@ class SegmentView:
     visible: int = -1
     packed: NDArray[np.uint8] | None = None
     listed: NDArray[np.int64] | None = None
+    coarse: CoarseSearch | None = None
     plans: dict[Hashable, Any] = field(default_factory=dict)
 
     @property

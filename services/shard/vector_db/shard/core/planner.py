@@ -88,14 +88,16 @@ def plan(
     dimension: int,
     walk: Walk | None,
     listed: bool = False,
+    coarse: bool = False,
 ) -> Plan:
     """The cheapest way to the best `k` of `matching` out of `rows` rows, for each query.
 
     :param listed: the numbers of the matching rows are known.
+    :param coarse: a pass over all rows reads one byte a component.
     """
     if matching <= k:
         return Plan(Method.ALL, 0, queries * matching * (0.05 + 0.0005 * dimension))
-    ways = [Plan(Method.SCAN, 0, scan_cost_us(rows, queries, dimension))]
+    ways = [Plan(Method.SCAN, 0, scan_cost_us(rows, queries, dimension, coarse))]
     if matching < rows:
         looked_through = 0 if listed else rows
         cost_us = gather_cost_us(looked_through, matching, queries, dimension)
@@ -107,8 +109,10 @@ def plan(
     return best._replace(rejected=others)
 
 
-def scan_cost_us(rows: int, queries: int, dimension: int) -> float:
+def scan_cost_us(rows: int, queries: int, dimension: int, coarse: bool = False) -> float:
     """Streaming all rows once per query, or once for all of them as a matrix product."""
+    if coarse and queries < BATCH_QUERIES_MIN:
+        return 15 + queries * rows * (0.002 + dimension * 3e-5)
     select = queries * rows * 0.003
     if queries < BATCH_QUERIES_MIN:
         return 15 + queries * rows * dimension * 1.3e-4 + select

@@ -49,6 +49,7 @@ def plan_for(
             dimension=view.vectors.shape[1],
             walk=_walk(view.index, matching, k, wish),
             listed=listed,
+            coarse=view.coarse is not None,
         )
     return cast(Plan, known)
 
@@ -142,6 +143,7 @@ def _from_index(
             k=k,
             dimension=view.vectors.shape[1],
             walk=None,
+            coarse=view.coarse is not None,
         )
         for q, found in zip(short, _exactly(view, again, k, exact.method), strict=True):
             per_query[q] = found

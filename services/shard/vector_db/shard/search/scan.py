@@ -25,6 +25,10 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _ROUNDING = 2.0**-24
+_EXACT = np.float32(1e-12)
+"""More than float64 rounds off a squared distance, of the largest that it can be."""
+_SAME = 3e-16
+"""Distances so near each other have one similarity, 1 / (1 + distance), and are ordered by id."""
 _BLOCK_QUERIES = 256
 _BLOCK_SCORES = 1 << 22
 """Scores of one matrix product held at a time, 16 MiB."""
@@ -48,10 +52,18 @@ def scan(view: SegmentView, mask: Mask | None, queries: Queries, k: int) -> list
     vectors = np.ascontiguousarray(view.vectors)
     if len(queries) >= BATCH_QUERIES_MIN:
         return _by_product(vectors, view.inverse_norms, mask, queries, k)
-    return [
-        _pick(_pass(vectors, view.inverse_norms, queries, q), mask, vectors, None, queries, q, k)
-        for q in range(len(queries))
-    ]
+    return [_scan_one(view, vectors, mask, queries, q, k) for q in range(len(queries))]
+
+
+def _scan_one(
+    view: SegmentView, vectors: F32, mask: Mask | None, queries: Queries, q: int, k: int
+) -> Rows:
+    if view.coarse is not None:
+        rows = view.coarse.candidates(vectors, mask, queries, q, k)
+        if rows is not None:
+            return _decide(rows, vectors, None, queries, q, k)
+    scores = _pass(vectors, view.inverse_norms, queries, q)
+    return _pick(scores, mask, vectors, None, queries, q, k)
 
 
 def gather(view: SegmentView, mask: Mask, queries: Queries, k: int) -> list[Rows]:
@@ -141,7 +153,7 @@ def _pick(
         case Metric.COSINE:
             slack = 2 * error
         case Metric.EUCLIDEAN:
-            slack = 2 * error * -kth
+            slack = 2 * error * -kth + (2 * math.sqrt(-kth) + _SAME) * _SAME
         case Metric.DOT:
             # The error of a product scales with its row; those in question lie near the k-th.
             top = np.flatnonzero(scores >= kth)
@@ -217,7 +229,9 @@ def _products(block: F32, norms: F32 | None, queries: Queries, some: range) -> t
     # Maximising x.q - |x|^2 / 2 minimises the distance; what cancels is as large as these terms.
     scores -= 0.5 * lengths * lengths
     asked = queries.lengths[some.start : some.stop, None].astype(np.float32)
-    return scores, error * lengths * (asked + lengths)
+    apart = asked + lengths
+    same = np.float32(_SAME)
+    return scores, error * lengths * apart + _EXACT * apart * apart + same * (apart + same)
 
 
 class _Best:

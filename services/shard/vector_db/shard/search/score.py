@@ -26,7 +26,8 @@ _VALUES_AT_ONCE = 1 << 21
 """Float64 values held at a time, 16 MiB."""
 
 
-_METRICS = {Metric.COSINE: 0, Metric.DOT: 1, Metric.EUCLIDEAN: 2}
+METRIC_NUMBERS = {Metric.COSINE: 0, Metric.DOT: 1, Metric.EUCLIDEAN: 2}
+"""As compiled loops know them."""
 
 
 class Queries:
@@ -78,7 +79,7 @@ def similarities(
     """
     if native is not None:
         found = np.empty(len(rows))
-        about = (_METRICS[queries.metric], queries.raw, queries.lengths, vectors, rows)
+        about = (METRIC_NUMBERS[queries.metric], queries.raw, queries.lengths, vectors, rows)
         native.similarities(*about, None if len(queries) == 1 else asked, found)
         return found
     n, dimension = len(rows), vectors.shape[1]
@@ -125,7 +126,7 @@ def keys(
     :param number: of the view, for its keys.
     """
     if native is not None:
-        about = (_METRICS[queries.metric], queries.raw, queries.lengths, vectors, rows)
+        about = (METRIC_NUMBERS[queries.metric], queries.raw, queries.lengths, vectors, rows)
         found: list[Key] = native.keys(*about, kept, *ids.columns(), number)
         return found
     scores = similarities(queries, np.zeros(len(rows), dtype=np.int64), vectors, rows)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from vector_db.common.model.ids import TS_NEVER
 from vector_db.common.model.rows import F32, I64, U64, Blob
+from vector_db.shard.search.coarse import ROWS_MIN as COARSE_ROWS_MIN
+from vector_db.shard.search.coarse import CoarseRows
 from vector_db.shard.search.columns import Columns
 from vector_db.shard.storage.order import IdRuns
 from vector_db.shard.storage.payloads import GrowingBytes, grown
@@ -43,6 +45,7 @@ class GrowingSegment:
         self.metadata = GrowingBytes()
         self.columns = Columns(self.metadata)
         self.order = IdRuns()
+        self.coarse = CoarseRows(dimension)
 
     # --- writes ---------------------------------------------------------------------------------
 
@@ -207,6 +210,7 @@ class GrowingSegment:
             metadata=self.metadata,
             columns=self.columns,
             index=None,
+            coarse=self.coarse if n >= COARSE_ROWS_MIN and CoarseRows.possible else None,
             visible=n if live is None else alive,
         )
 
@@ -236,6 +240,7 @@ class GrowingSegment:
             + offsets
             + self.ids.used
             + self.metadata.used
+            + self.coarse.memory_bytes
             + 150 * len(self._latest)
         )
 
@@ -266,3 +271,4 @@ class GrowingSegment:
         self.rows = rows
         self.columns = Columns(self.metadata)
         self.order = IdRuns()
+        self.coarse = CoarseRows(self.dimension)
