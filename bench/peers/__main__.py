@@ -15,7 +15,7 @@ from bench import generate, plot
 from bench.common import OUT, BenchError, print_table, save
 from bench.peers import ours
 from bench.peers.catalog import PEERS
-from bench.peers.measure import CLIENTS, RECALL_MIN, K, Questions, Row, measure
+from bench.peers.measure import CLIENTS, RECALL_MIN, WRITERS, K, Questions, Row, measure
 
 SETS = ("40000x384", "400000x128")
 BUDGET_S = 480.0
@@ -60,13 +60,15 @@ def show(rowset: generate.RowSet, found: list[Row]) -> None:
     """One table, and below it what the columns do not say."""
     rows, dimension = rowset.rows.shape
     header = [
-        "", "reached by", "insert rows/s", "build s", f"q/s at {CLIENTS}", "p50 ms", "p99 ms",
+        "", "reached by", "insert rows/s", f"by {WRITERS}", "build s", f"q/s at {CLIENTS}",
+        "p50 ms", "p99 ms",
         f"recall@{K}", "ef", "1 %: p50 ms", "recall", "disk B/row", "resident B/row",
     ]  # fmt: skip
     table = []
     for row in found:
         cells = [
             _text(row.insert_rows_per_s, "{:,.0f}"),
+            _text(row.insert_at_once_rows_per_s, "{:,.0f}"),
             _text(row.build_s, "{:.1f}"),
             _text(row.queries_per_s, "{:,.0f}"),
             _text(row.p50_ms, "{:.2f}"),

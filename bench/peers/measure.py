@@ -26,6 +26,7 @@ from bench.peers.process import DriverProcess
 K = 10
 RECALL_MIN = 0.95
 CLIENTS = 16
+WRITERS = 8
 BATCH_ROWS = 1_000
 TUNING_QUERIES = 200
 SINGLE_QUERIES = 400
@@ -41,6 +42,7 @@ class Row:
     served: str
     durability: str
     insert_rows_per_s: float | None = None
+    insert_at_once_rows_per_s: float | None = None
     build_s: float | None = None
     effort: int | None = None
     recall: float | None = None
@@ -100,12 +102,20 @@ def measure(peer: Peer, rowset: RowSet, questions: Questions, budget_s: float) -
             _query(row, driver, directory, questions)
             # After the queries, which bring in what is mapped.
             row.resident_bytes_a_row = (driver.memory() - idle).resident / len(rowset.rows)
+            loaded = driver.call("load_at_once", **_rows(rowset), clients=WRITERS)
+            if loaded["seconds"]:
+                row.insert_at_once_rows_per_s = len(rowset.rows) / loaded["seconds"]
             driver.call("close")
     except BenchError as error:
         row.failed = str(error)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return row
+
+
+def _rows(rowset: RowSet) -> dict[str, Any]:
+    rows, dimension = rowset.rows.shape
+    return {"path": str(rowset.path), "rows": rows, "dimension": dimension, "batch": BATCH_ROWS}
 
 
 def _fill(row: Row, driver: DriverProcess, directory: Path, rowset: RowSet) -> Memory:
@@ -117,9 +127,7 @@ def _fill(row: Row, driver: DriverProcess, directory: Path, rowset: RowSet) -> M
     directory.chmod(0o755)
     driver.call("open", directory=str(data), dimension=dimension)
     idle, empty = driver.memory(), bytes_on_disk(data)
-    loaded = driver.call(
-        "load", path=str(rowset.path), rows=rows, dimension=dimension, batch=BATCH_ROWS
-    )
+    loaded = driver.call("load", **_rows(rowset))
     row.insert_rows_per_s = rows / loaded["seconds"]
     row.build_s = driver.call("build")["seconds"]
     row.disk_bytes_a_row = (bytes_on_disk(data) - empty) / rows

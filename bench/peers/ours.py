@@ -7,16 +7,24 @@ from functools import partial
 
 import uvloop
 
-from bench.common import BenchError, HttpConnection, ServerProcess, first_of, percentile
+from bench.common import (
+    BenchError,
+    HttpConnection,
+    ServerProcess,
+    encode_request,
+    first_of,
+    percentile,
+)
 from bench.engine import inprocess, load, rest
 from bench.engine.compare import timed
 from bench.generate import RowSet, recall
 from bench.memory import bytes_on_disk, memory_below
-from bench.peers.measure import CLIENTS, RATE_QUERIES, Questions, Row
+from bench.peers.measure import CLIENTS, RATE_QUERIES, WRITERS, Questions, Row
 from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.limits import Limits
 
 COLLECTION = "bench"
+AT_ONCE = "at_once"
 FILTER = {"percent": 0}
 DURABILITY = "fsync per commit (group commit)"
 
@@ -69,6 +77,12 @@ async def _over_rest(
     row.curve.append((row.recall, 1000 / row.p50_ms))
     row.queries_per_s = await rest.rate(connections, COLLECTION, questions.many)
     row.resident_bytes_a_row = (memory_below(server.pid) - idle).resident / rows
+    await load.create(first, AT_ONCE, dimension, [*FILTER])
+    loaded = await load.load(connections, AT_ONCE, rowset.rows, in_flight=WRITERS)
+    row.insert_at_once_rows_per_s = rows / loaded.sending_s
+    status, _ = await first.request(encode_request("DELETE", f"/v1/collections/{AT_ONCE}", b""))
+    if not 200 <= status < 300:
+        raise BenchError(f"the collection of the writers was not deleted: {status}")
 
 
 def _in_process(row: Row, engine: inprocess.Engine, questions: Questions) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import chromadb
 from chromadb.config import Settings
 
-from bench.peers.drivers.harness import F32, K, Searcher, fields_of, serve
+from bench.peers.drivers.harness import F32, K, OneWriter, Searcher, fields_of, serve
 
 COLLECTION = "bench"
 
 
-class Chroma:
+class Chroma(OneWriter):
     """The index grows while rows are inserted, so there is nothing left to build."""
 
     def open(self, directory: Path, dimension: int) -> None:

@@ -7,13 +7,14 @@ measuring: drivers only insert, build and search, and each client thread has a s
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,23 @@ F32: TypeAlias = NDArray[np.float32]
 Searcher: TypeAlias = Callable[[F32, int, bool], list[int]]
 """(query float32[d], effort, filtered to `percent = 0`) → numbers of the K best rows."""
 
+Item = TypeVar("Item")
+Writer: TypeAlias = Callable[[int, F32], None]
+"""(number of the first row, rows float32[n, d]), as `Driver.insert`, for one client thread."""
+
 K = 10
 FIELDS = {"half": 2, "tenth": 10, "percent": 100, "mille": 1_000}
 """Metadata field → m; the field of row i is i mod m."""
+
+
+class OneWriter:
+    """A peer that takes inserts one after another."""
+
+    def writers(self, count: int) -> list[Writer]:
+        return []
+
+    def end_writers(self) -> None:
+        pass
 
 
 class Driver(Protocol):
@@ -35,6 +50,13 @@ class Driver(Protocol):
 
     def insert(self, first: int, vectors: F32) -> None:
         """Rows `first` and on with their fields, as durable as the peer makes them."""
+
+    def writers(self, count: int) -> list[Writer]:
+        """Inserts of so many clients at once, into an empty table beside the other one, of which
+        nothing is left after `end_writers`. Empty: the peer has one writer."""
+
+    def end_writers(self) -> None:
+        """The table of the writers is not needed any more."""
 
     def build(self) -> None:
         """Index what was inserted, the field `percent` too; wait until it is done."""
@@ -84,6 +106,26 @@ class _Commands:
             seconds += time.perf_counter() - started
         return {"seconds": seconds}
 
+    def load_at_once(
+        self, path: str, rows: int, dimension: int, batch: int, clients: int
+    ) -> dict[str, Any]:
+        """As `load`, by so many threads; 0 seconds where the peer has one writer."""
+        writers = self._driver.writers(clients)
+        if not writers:
+            return {"seconds": 0.0}
+        vectors = np.memmap(path, dtype="<f4", mode="r", shape=(rows, dimension))
+        blocks = {
+            first: np.array(vectors[first : first + batch]) for first in range(0, rows, batch)
+        }
+        waiting = iter(blocks.items())
+
+        def write(number: int, item: tuple[int, F32]) -> None:
+            writers[number](*item)
+
+        seconds, _ = _at_once(waiting, write, clients, math.inf)
+        self._driver.end_writers()
+        return {"seconds": seconds}
+
     def build(self) -> dict[str, Any]:
         started = time.perf_counter()
         self._driver.build()
@@ -107,35 +149,49 @@ class _Commands:
 
     def rate(self, queries: str, effort: int, clients: int, seconds: float) -> dict[str, Any]:
         """Queries a second of so many threads, until the time or the queries are over."""
-        asked = iter(np.load(queries))
-        lock, counts = threading.Lock(), [0] * clients
-        errors: list[BaseException] = []
         searchers = [self._driver.searcher() for _ in range(clients)]
-        ends = time.perf_counter() + seconds
 
-        def client(number: int) -> None:
-            try:
-                while time.perf_counter() < ends:
-                    with lock:
-                        query = next(asked, None)
-                    if query is None:
-                        return
-                    searchers[number](query, effort, False)
-                    counts[number] += 1
-            except BaseException as error:
-                errors.append(error)
+        def search(number: int, query: F32) -> None:
+            searchers[number](query, effort, False)
 
-        threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
-        started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        wall_s = time.perf_counter() - started
-        if errors:
-            raise errors[0]
-        return {"queries_per_s": sum(counts) / wall_s}
+        wall_s, done = _at_once(iter(np.load(queries)), search, clients, seconds)
+        return {"queries_per_s": done / wall_s}
 
     def close(self) -> dict[str, Any]:
         self._driver.close()
         return {}
+
+
+def _at_once(
+    items: Iterator[Item], work: Callable[[int, Item], None], clients: int, seconds: float
+) -> tuple[float, int]:
+    """(seconds, items done) of threads that take items, until the time or the items are over.
+
+    `work` is told the number of its thread.
+    """
+    lock, counts = threading.Lock(), [0] * clients
+    errors: list[BaseException] = []
+    ends = time.perf_counter() + seconds
+
+    def client(number: int) -> None:
+        try:
+            while time.perf_counter() < ends:
+                with lock:
+                    item = next(items, None)
+                if item is None:
+                    return
+                work(number, item)
+                counts[number] += 1
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall_s = time.perf_counter() - started
+    if errors:
+        raise errors[0]
+    return wall_s, sum(counts)

@@ -8,13 +8,13 @@ import lancedb
 import pyarrow as pa
 from lancedb.index import BTree, HnswSq
 
-from bench.peers.drivers.harness import F32, FIELDS, K, Searcher, fields_of, serve
+from bench.peers.drivers.harness import F32, FIELDS, K, OneWriter, Searcher, fields_of, serve
 
 REFINE = 3
 """So many times K candidates are scored again from the full vectors; `ef` is at least that."""
 
 
-class Lance:
+class Lance(OneWriter):
     """One partition, so that `ef` is all there is to choose."""
 
     def open(self, directory: Path, dimension: int) -> None:

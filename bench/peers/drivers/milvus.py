@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pymilvus import DataType, MilvusClient
 
-from bench.peers.drivers.harness import F32, FIELDS, K, Searcher, fields_of, serve
+from bench.peers.drivers.harness import F32, FIELDS, K, OneWriter, Searcher, fields_of, serve
 
 COLLECTION = "bench"
 
 
-class Milvus:
+class Milvus(OneWriter):
     """A graph per segment, and an inverted index on the filtered field."""
 
     def open(self, directory: Path, dimension: int) -> None:

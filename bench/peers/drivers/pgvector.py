@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import psycopg
 from psycopg import adapt
 from psycopg.pq import Format
 
-from bench.peers.drivers.harness import F32, FIELDS, K, Searcher, serve
+from bench.peers.drivers.harness import F32, FIELDS, K, Searcher, Writer, serve
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _END = struct.pack(">h", -1)
@@ -39,21 +40,40 @@ class Postgres:
         self._server.stop()
         self._server.start()
         self._connection = psycopg.connect(self._server.get_uri(), autocommit=True)
-        columns = ", ".join(f"{name} int NOT NULL" for name in FIELDS)
+        self._dimension = dimension
         self._execute("CREATE EXTENSION vector")
-        self._execute(
-            f"CREATE TABLE bench (id int PRIMARY KEY, vector vector({dimension}), {columns})"
-        )
+        self._create("bench")
+
+    def _create(self, table: str) -> None:
+        columns = ", ".join(f"{name} int NOT NULL" for name in FIELDS)
+        vector = f"vector vector({self._dimension})"
+        self._execute(f"CREATE TABLE {table} (id int PRIMARY KEY, {vector}, {columns})")
         # Text and toast would keep rows of more than 2 kB elsewhere: as pgvector's guide says.
-        self._execute("ALTER TABLE bench ALTER COLUMN vector SET STORAGE PLAIN")
+        self._execute(f"ALTER TABLE {table} ALTER COLUMN vector SET STORAGE PLAIN")
 
     def insert(self, first: int, vectors: F32) -> None:
+        self._copy_in(self._connection, "bench", first, vectors)
+
+    def _copy_in(self, connection: Any, table: str, first: int, vectors: F32) -> None:
         data = self._copied(first, vectors)
         with (
-            self._connection.cursor() as cursor,
-            cursor.copy("COPY bench FROM STDIN (FORMAT BINARY)") as copy,
+            connection.cursor() as cursor,
+            cursor.copy(f"COPY {table} FROM STDIN (FORMAT BINARY)") as copy,
         ):
             copy.write(data)
+
+    def writers(self, count: int) -> list[Writer]:
+        self._create("at_once")
+        uri = self._server.get_uri()
+        self._writing = [psycopg.connect(uri, autocommit=True) for _ in range(count)]
+        return [partial(self._copy_in, connection, "at_once") for connection in self._writing]
+
+    def end_writers(self) -> None:
+        for connection in self._writing:
+            connection.close()
+        self._execute("DROP TABLE at_once")
+        # The log of the rows that are gone is no part of what the others take.
+        self._execute("CHECKPOINT")
 
     def build(self) -> None:
         self._execute("SET maintenance_work_mem = '1GB'")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import qdrant_edge as q
 
-from bench.peers.drivers.harness import F32, K, Searcher, fields_of, serve
+from bench.peers.drivers.harness import F32, K, OneWriter, Searcher, fields_of, serve
 
 FULL_SCAN_KIB = 1_000
 """Below so much of a segment no graph is built or walked."""
 
 
-class Qdrant:
+class Qdrant(OneWriter):
     """One shard; `optimize` merges its segments and builds their graphs."""
 
     def open(self, directory: Path, dimension: int) -> None:

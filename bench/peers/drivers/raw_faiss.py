@@ -8,12 +8,12 @@ from typing import Any
 import faiss as _faiss
 import numpy as np
 
-from bench.peers.drivers.harness import F32, FIELDS, K, Searcher, serve
+from bench.peers.drivers.harness import F32, FIELDS, K, OneWriter, Searcher, serve
 
 faiss: Any = _faiss
 
 
-class RawFaiss:
+class RawFaiss(OneWriter):
     """An `IndexHNSWFlat` in memory, written to a file once."""
 
     def open(self, directory: Path, dimension: int) -> None:
