@@ -40,6 +40,7 @@ from vector_db.common.service.config import (
 from vector_db.common.service.runtime import Runtime, Service
 from vector_db.coordinator.app import build as build_coordinator
 from vector_db.gateway.api import DatabaseApi
+from vector_db.shard import group_commit
 from vector_db.shard.storage.options import StoreOptions
 from vector_db.shard.storage.wal import Wal, WalFailed
 
@@ -66,6 +67,8 @@ class Sizes:
     wal_file_bytes: int = 16_384
     checkpoint_wal_bytes: int = 24_576
     pool_delay_s: float = 0.05
+    inline_sync_bytes: int = 65_536
+    waiting_bytes: int = 4096
 
 
 class SimClock:
@@ -383,6 +386,10 @@ def small(sizes: Sizes) -> Iterator[None]:
         stack.enter_context(
             patch.object(gateway_app, "build_app", lambda database, *a, **k: database)
         )
+        stack.enter_context(
+            patch.object(group_commit, "INLINE_SYNC_BYTES_MAX", sizes.inline_sync_bytes)
+        )
+        stack.enter_context(patch.object(group_commit, "WAITING_BYTES_MAX", sizes.waiting_bytes))
         stack.enter_context(patch.object(partition, "CHUNK_BYTES_MAX", sizes.chunk_bytes))
         stack.enter_context(
             patch.object(partition.split_by_size, "__defaults__", (sizes.chunk_bytes,))

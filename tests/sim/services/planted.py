@@ -23,6 +23,7 @@ from vector_db.common.core.messages import (
     Takeover,
     Vote,
 )
+from vector_db.common.core.subjects import votes
 from vector_db.common.ports import DiskFull
 from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import Survey
@@ -32,9 +33,9 @@ from vector_db.gateway.idempotency import IdempotentWrites
 from vector_db.gateway.transactions import Transactions
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.staging import Part
+from vector_db.shard.group_commit import GroupCommit
 from vector_db.shard.storage.growing import GrowingSegment
 from vector_db.shard.storage.wal import Wal
-from vector_db.shard.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +59,23 @@ def _plant(
     return register
 
 
-@_plant("vote before fsync", 1001)
+@_plant("vote before fsync", 1005)
 def _vote_before_fsync() -> Iterator[None]:
     calls = 0
-    real = Worker._sync
+    real = GroupCommit.advance
 
-    async def sync(self: Worker) -> None:
+    async def advance(self: GroupCommit) -> None:
         nonlocal calls
         calls += 1
         if calls % 8 == 0:
             await real(self)
+            return
+        for _, messages in self._owed:
+            for message in messages:
+                await self._bus.publish(votes(), message)
+        self._owed.clear()
 
-    with patch.object(Worker, "_sync", sync):
+    with patch.multiple(GroupCommit, advance=advance, settle=advance):
         yield
 
 
@@ -228,7 +234,7 @@ def _fsync_again() -> Iterator[None]:
         yield
 
 
-@_plant("aliases not told by a takeover", 1010)
+@_plant("aliases not told by a takeover", 1022)
 def _aliases_forgotten() -> Iterator[None]:
     real = Survey.takeover
 

@@ -84,6 +84,7 @@ def _sizes(seed: int) -> Sizes:
         wal_file_bytes=random.choice([4096, 32_768]),
         checkpoint_wal_bytes=random.choice([8_192, 65_536, 1 << 20]),
         pool_delay_s=random.choice([0.0, 0.02, 0.2]),
+        inline_sync_bytes=random.choice([65_536, 512, 64]),
     )
 
 

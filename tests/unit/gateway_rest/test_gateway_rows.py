@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vector_db.common.model.collection import Collection, Metric
@@ -52,6 +53,22 @@ def test_not_finite_is_refused_under_every_metric() -> None:
 
 def test_opposite_infinities_do_not_cancel() -> None:
     assert "rows[0]" in refusal(rows([[np.inf, -np.inf], [1, 0]]), DOT)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0])
+@pytest.mark.parametrize("row", [0, 3, 7])
+def test_the_row_at_fault_is_named_in_a_large_batch(value: float, row: int) -> None:
+    vectors = np.ones((8, 2), dtype=np.float32)
+    vectors[row] = value
+    batch = RowsIn([b"%d" % i for i in range(8)], vectors, None)
+    with pytest.raises(InvalidArgument, match=rf"^rows\[{row}\]\.dimensions"):
+        validate_rows(batch, COSINE, Limits(), "rows")
+
+
+@pytest.mark.parametrize("value", [1e-38, 1e-20, 1.0, 1e18, 1e37])
+def test_a_large_batch_of_any_magnitude_is_taken(value: float) -> None:
+    vectors = np.full((8, 2), value, dtype=np.float32)
+    validate_rows(RowsIn([b"%d" % i for i in range(8)], vectors, None), COSINE, Limits(), "rows")
 
 
 def test_vectors_without_a_direction_are_refused_under_cosine_only() -> None:
@@ -103,7 +120,7 @@ def test_ids_of_a_blob_are_checked_as_one_by_one(ids: list[str], before: bytes) 
     data = before + b"".join(encoded) + b"\x00after"
     bad = [i for i, one in enumerate(ids) if not is_valid(one)]
     if not bad:
-        assert check_id_blob(offsets, data, "rows") == encoded
+        check_id_blob(offsets, data, "rows")
         return
     with pytest.raises(InvalidArgument) as caught:
         check_id_blob(offsets, data, "rows", first=10)
@@ -143,6 +160,36 @@ scalars = (
     | st.text(max_size=5)
     | st.floats(allow_nan=False, allow_infinity=False)
 )
+
+
+json_like = st.text(alphabet='{}[]",:\\\n 0123456789-+.eEabfnrtu', max_size=12)
+values = st.recursive(scalars, lambda v: st.lists(v) | st.dictionaries(st.text(max_size=3), v))
+
+
+@given(
+    st.lists(
+        st.none()
+        | json_like.map('{{"a":{}}}'.format)
+        | st.dictionaries(st.text(max_size=3), values, max_size=3).map(json.dumps),
+        min_size=1,
+        max_size=4,
+    )
+)
+@example(["{}", '{"a":"b\\n,"}', None, '{"a":9223372036854775808}'])
+@example(['{"a":1', '"b":2}', "{},{}"])
+@example(['{"a":18446744073709551616}'])
+def test_metadata_at_once_is_as_row_by_row(texts: list[str | None]) -> None:
+    def alone(text: str | None) -> bytes:
+        # Beside a "null" each row is looked at by itself.
+        return (compact_metadata(["null", text], Limits(), "x") or [b"", b""])[1]
+
+    try:
+        together = compact_metadata(texts, Limits(), "x")
+    except InvalidArgument:
+        with pytest.raises(InvalidArgument):
+            [alone(text) for text in texts]
+        return
+    assert (together or [b""] * len(texts)) == [alone(text) for text in texts]
 
 
 @given(st.dictionaries(st.text(max_size=5), scalars, max_size=4))

@@ -14,7 +14,7 @@ from vector_db.common.model.rows import Blob, RowBlock, hash_ids
 from vector_db.shard.storage.deaths import Deaths
 from vector_db.shard.storage.keys import KeyIndex, Probe, build_keys
 from vector_db.shard.storage.order import IdRuns, sorted_rows
-from vector_db.shard.storage.payloads import GrowingBytes
+from vector_db.shard.storage.payloads import GrowingBytes, unpacked
 from vector_db.shard.storage.segment import inverse_norms
 from vector_db.shard.storage.store import Store
 from vector_db.shard.views import SegmentView
@@ -32,6 +32,15 @@ def find(index: KeyIndex, hashes: list[int], ids: list[bytes]) -> dict[bytes, in
     probe = Probe(np.array(hashes, dtype=np.uint64), ids)
     at, rows = index.newest(probe, np.ones(len(ids), dtype=np.bool_))
     return {ids[p]: row for p, row in zip(at.tolist(), rows.tolist(), strict=True)}
+
+
+@pytest.mark.parametrize("count", [0, 1, 32, 33, 1000])
+def test_items_of_a_blob_are_unpacked_as_they_are(count: int) -> None:
+    items = [b"\0" * (i % 7) + b"%d" % i for i in range(count)]
+    items[3::5] = [b""] * len(items[3::5])
+    blob = Blob.pack(items)
+    assert unpacked(blob) == items
+    assert unpacked(blob.range(count // 3, count)) == items[count // 3 :]
 
 
 def test_ids_with_the_same_hash_are_told_apart_and_the_newest_row_wins() -> None:

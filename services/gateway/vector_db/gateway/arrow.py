@@ -123,12 +123,15 @@ def _ids(column: Any, first: int) -> list[bytes]:
     if column.null_count:
         raise InvalidArgument(f"{_WHERE}[{first + _first_null(column)}].id: must not be null")
     _, offsets_buffer, data = column.buffers()
-    kind = np.dtype(np.int64 if pa.types.is_large_string(column.type) else np.int32)
+    large = pa.types.is_large_string(column.type)
+    kind = np.dtype(np.int64 if large else np.int32)
     offsets = np.frombuffer(
         offsets_buffer, kind, count=len(column) + 1, offset=column.offset * kind.itemsize
     )
-    raw = b"" if data is None else data.to_pybytes()
-    return check_id_blob(offsets.astype(np.int64), raw, _WHERE, first)
+    raw = b"" if data is None else memoryview(data)
+    check_id_blob(offsets.astype(np.int64), raw, _WHERE, first)
+    ids: list[bytes] = column.cast(pa.large_binary() if large else pa.binary()).to_pylist()
+    return ids
 
 
 def _vectors(column: Any, limits: Limits, first: int) -> F32:

@@ -12,10 +12,11 @@ from concurrent.futures import Executor
 
 import structlog
 
+from vector_db.common.model.rows import F32
 from vector_db.common.ports import Clock, Disk, DiskFull
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import Checkpoint
-from vector_db.shard.heap import give_back_freed
+from vector_db.shard.heap import give_back_freed, take_pages
 from vector_db.shard.indexing import Indexing
 from vector_db.shard.storage.manifest import Manifest, save_manifest
 from vector_db.shard.storage.store import CheckpointJob, Idle, Store
@@ -77,6 +78,8 @@ class Maintenance:
             self._seen_cursor = self._participant.cursor
             self._written_s = self._clock.monotonic_s()
             self._indexing.noted_write()
+            if rooms := self._store.rooms_ahead():
+                self._executor.submit(_take_pages, rooms)
 
     def noted_read(self) -> None:
         """The worker was asked; cheap."""
@@ -189,3 +192,8 @@ class Maintenance:
     def _write(self, protocol: Checkpoint, job: CheckpointJob, next_lsn: int) -> None:
         job.run()
         save_manifest(self._disk, Manifest(protocol, job.manifest, next_lsn))
+
+
+def _take_pages(rooms: list[tuple[F32, int, int]]) -> None:
+    for room in rooms:
+        take_pages(*room)

@@ -1,8 +1,8 @@
-"""The driver of one participant: takes from the logs, appends to the WAL, syncs, then sends.
+"""The driver of one participant: takes from the logs, appends to the WAL, and owes what to send.
 
-Owns the order that durability rests on: a record is in the synced WAL before its vote leaves, and
-decisions are synced before the cursor is reported. One task does all of it, so the participant and
-the storage change on one thread only; large work gives other tasks of the loop a turn now and then.
+Owns what durability rests on: a record is appended before its vote is owed, and decisions before
+the cursor is; `GroupCommit` syncs, then sends. One task changes the participant and the storage, so
+they change on one thread only; large work gives other tasks of the loop a turn now and then.
 """
 
 from __future__ import annotations
@@ -32,23 +32,21 @@ from vector_db.common.core.messages import (
     TailRequest,
     Vote,
 )
-from vector_db.common.core.subjects import promise_replies, votes
+from vector_db.common.core.subjects import promise_replies
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt, VectorDBError
-from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, DiskFull, NoResponders
+from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import ChainBroken, Checkpoint
 from vector_db.shard.core.steps import Steps
 from vector_db.shard.fetching import Fetcher, Supplied, part_reply, tail_reply
 from vector_db.shard.following import LogFollower
+from vector_db.shard.group_commit import GroupCommit
 from vector_db.shard.storage.records import RecordType, promised, sequenced
 from vector_db.shard.storage.wal import Wal
 
-INLINE_SYNC_BYTES_MAX = 64 * 1024
-"""Smaller groups are synced on the loop: a hop to a thread costs more than the fsync (0.17 ms)."""
 GROUP_BYTES_MAX = 4 * 1024 * 1024
 RESEND_BEATS = 10
 """Beats between two resends of what may have been lost on the way."""
-FULL_RETRY_S = 0.5
 PROMISE_TIMEOUT_S = 5.0
 ROWS_PER_TURN = 10_000
 """Rows applied or voted on before the loop gets a turn: about 20 ms."""
@@ -73,11 +71,13 @@ class Worker:
         self._bus = bus
         self._participant = participant
         self._wal = wal
-        self._executor = executor
         self._on_applied = on_applied
         self._on_dropped = on_dropped
         self._log = structlog.get_logger("vector_db.shard").bind(worker=participant.worker)
         self._checkpoint = checkpoint
+        self._commits = GroupCommit(
+            bus, wal, executor, self._no_room, self._report_again, self._wake_up
+        )
         self.follower = LogFollower(bus, participant.worker, participant, self._on_record)
         self.fetcher = Fetcher(bus, participant, self._on_supplied)
         self._inbox: deque[tuple[int | None, int, int, bytes]] = deque()
@@ -162,15 +162,21 @@ class Worker:
     async def run(self) -> None:
         """Until cancelled; raises what the worker cannot survive (an fsync error, corruption)."""
         if self._participant.promised:
-            await self._send_votes(self._participant.revote().votes)
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._inbox or self._control:
-                await self._group()
-            while self._between:
-                action, future = self._between.popleft()
-                self._settle(action, future)
+            self._commits.owe([*self._participant.revote().votes])
+            await self._commits.settle()
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                self._commits.check()
+                while self._inbox or self._control:
+                    await self._group()
+                while self._between:
+                    await self._commits.settle()
+                    action, future = self._between.popleft()
+                    self._settle(action, future)
+        finally:
+            await self._commits.close()
 
     def _settle(self, action: Callable[[], object], future: asyncio.Future[object]) -> None:
         try:
@@ -184,10 +190,11 @@ class Worker:
             future.set_result(result)
 
     async def _group(self) -> None:
-        """One group: step everything that waits, sync once, then send."""
+        """One group: step everything that waits, and owe what it leads to."""
         sends: list[Vote] = []
         promises: list[PromiseRequest] = []
         resend = False
+        begun = self._participant.promised
         while self._control:
             message = self._control.popleft()
             if isinstance(message, Beat):
@@ -203,12 +210,28 @@ class Worker:
             size += len(data)
             if term == self._participant.promised:
                 await self._step(shard, seq, data, sends)
-        await self._sync()
+        self._owe(sends, resend)
+        if promises or self._participant.promised != begun:
+            # What is told of a new term says how far this worker is durable.
+            await self._commits.settle()
+            for request in promises:
+                self._answer_candidate(request)
         self._follow()
         self._on_applied()
         self._wake_readers()
         self.fetcher.look()
-        await self._send(sends, promises, resend)
+        await self._commits.advance()
+
+    def _owe(self, sends: list[Vote], resend: bool) -> None:
+        participant = self._participant
+        messages: list[Vote | Durable] = []
+        if participant.cursor > self._reported or resend:
+            self._reported = participant.cursor
+            messages.append(self._durable())
+        messages += sends
+        if resend:
+            messages += participant.votes_again()
+        self._commits.owe(messages)
 
     async def _step(self, shard: int | None, seq: int, data: bytes, sends: list[Vote]) -> None:
         if shard is None:
@@ -317,20 +340,6 @@ class Worker:
             record = promised(request.term, request.coordinator)
             self._wal.append(RecordType.PROMISE, record)
 
-    async def _sync(self) -> None:
-        """Make the group durable; a full disk is waited out, any other error ends the worker."""
-        while self._wal.pending_bytes:
-            try:
-                if self._wal.pending_bytes <= INLINE_SYNC_BYTES_MAX:
-                    self._wal.flush()
-                else:
-                    loop = asyncio.get_running_loop()
-                    await loop.run_in_executor(self._executor, self._wal.flush)
-            except DiskFull as full:
-                self._participant.full = "the disk of the shard worker is full"
-                self._log.error("disk full, writes wait", error=str(full))
-                await asyncio.sleep(FULL_RETRY_S)
-
     def _follow(self) -> None:
         participant = self._participant
         if self._begun_term == participant.promised:
@@ -353,19 +362,14 @@ class Worker:
 
     # --- outputs ----------------------------------------------------------------------------------
 
-    async def _send(self, sends: list[Vote], promises: list[PromiseRequest], resend: bool) -> None:
-        participant = self._participant
-        try:
-            for request in promises:
-                self._answer_candidate(request)
-            if participant.cursor > self._reported or resend:
-                self._reported = participant.cursor
-                await self._bus.publish(votes(), self._durable())
-            if resend:
-                sends = sends + participant.votes_again()
-        except BusUnavailable:
-            self._reported = 0
-        await self._send_votes(sends)
+    def _wake_up(self) -> None:
+        self._wake.set()
+
+    def _no_room(self) -> None:
+        self._participant.full = "the disk of the shard worker is full"
+
+    def _report_again(self) -> None:
+        self._reported = 0
 
     def _answer_candidate(self, request: PromiseRequest) -> None:
         """Tell the promise; the answer may be large, so it goes as a request, beside the loop.
@@ -383,14 +387,6 @@ class Worker:
         except (BusUnavailable, BusTimeout, NoResponders, VectorDBError) as error:
             # The candidate asks again for as long as it wants to know.
             self._log.debug("a promise was not told", error=str(error))
-
-    async def _send_votes(self, sends: list[Vote]) -> None:
-        try:
-            for vote in sends:
-                await self._bus.publish(votes(), vote)
-        except BusUnavailable:
-            # Beats ask for everything undecided again once the broker is back.
-            self._log.warning("the broker is away, votes wait", votes=len(sends))
 
     def _durable(self) -> Durable:
         participant, saved = self._participant, self._checkpoint

@@ -39,8 +39,7 @@ def hash_id(row_id: bytes) -> int:
 
 def hash_ids(ids: Sequence[bytes]) -> U64:
     """`hash_id` of each id, shape [n] uint64."""
-    digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(i) for i in ids), dtype=np.uint64, count=len(ids))
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, ids), dtype=np.uint64, count=len(ids))
 
 
 class Blob(msgspec.Struct, frozen=True):
@@ -58,7 +57,8 @@ class Blob(msgspec.Struct, frozen=True):
             )
             return cls(offsets_of_few, b"".join(items))
         offsets = np.zeros(len(items) + 1, dtype="<u4")
-        np.cumsum([len(i) for i in items], out=offsets[1:])
+        lengths = np.fromiter(map(len, items), dtype=np.int64, count=len(items))
+        np.cumsum(lengths, out=offsets[1:])
         return cls(offsets.tobytes(), b"".join(items))
 
     def __len__(self) -> int:

@@ -22,6 +22,9 @@ from vector_db.shard.storage.payloads import GrowingBytes, grown
 from vector_db.shard.storage.segment import inverse_norms
 from vector_db.shard.views import SegmentView
 
+_AHEAD_FROM_BYTES = 2 * 1024 * 1024
+_AHEAD_BYTES_MAX = 8 * 1024 * 1024
+"""Room for vectors for which memory is taken before rows come: half of what they take, at most."""
 _ARRAYS = ("vectors", "hashes", "begin_ts", "_end_ts", "_previous", "_inverse_norms")
 
 
@@ -41,6 +44,8 @@ class GrowingSegment:
         """Row of the id's version before, -1 when it is not in this segment."""
         self._latest: dict[bytes, int] = {}
         self._dead = 0
+        self._paged_bytes = 0
+        """Bytes of `vectors`, from the start, whose memory was taken, as far as that is known."""
         self.ids = GrowingBytes()
         self.metadata = GrowingBytes()
         self.columns = Columns(self.metadata)
@@ -88,6 +93,19 @@ class GrowingSegment:
             self.metadata.append(metadata)
         self._latest.update(zip(ids, range(start, start + n), strict=True))
         self.rows = start + n
+
+    def room_ahead(self) -> tuple[F32, int, int] | None:
+        """(the vectors, first and last byte of it) of the room that should have its memory soon.
+
+        Asked after every append; it is told once.
+        """
+        used = 4 * self.dimension * self.rows
+        ahead = min(_AHEAD_BYTES_MAX, used // 2)
+        if used < _AHEAD_FROM_BYTES or used + ahead // 2 < self._paged_bytes:
+            return None
+        start = max(used, self._paged_bytes)
+        self._paged_bytes = min(used + ahead, self.vectors.nbytes)
+        return (self.vectors, start, self._paged_bytes) if start < self._paged_bytes else None
 
     def kill(self, rows: NDArray[np.int64], ts: int) -> int:
         alive = rows[self._end_ts[rows] == TS_NEVER]
@@ -255,6 +273,8 @@ class GrowingSegment:
             array = getattr(self, name)
             if len(array) < need:
                 setattr(self, name, grown(array, self.rows, need))
+                if name == "vectors":
+                    self._paged_bytes = 0
 
     def _forget_latest(self, keep: int) -> None:
         """Point every id of the rows from `keep` on at its version before."""

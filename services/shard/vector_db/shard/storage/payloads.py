@@ -11,12 +11,15 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from vector_db.common.model.rows import I64, Blob
 from vector_db.shard.storage.table import Table
 
 Bytes = NDArray[np.uint8]
+_FEW = 32
+"""Items up to which plain Python takes them faster than NumPy or Arrow."""
 
 
 class BytesReader:
@@ -60,19 +63,36 @@ class BytesReader:
         return [run[a:b] for a, b in itertools.pairwise(cuts)]
 
 
-_LEAP_BYTES_MAX = 16 * 1024 * 1024
+def unpacked(blob: Blob) -> list[bytes]:
+    """The items of a blob that came from outside the storage; many are made by Arrow, in one go."""
+    n = len(blob)
+    if n <= _FEW:
+        return blob.unpack()
+    column = pa.BinaryArray.from_buffers(
+        pa.binary(), n, [None, pa.py_buffer(blob.offsets), pa.py_buffer(blob.data)]
+    )
+    items: list[bytes] = column.to_pylist()
+    return items
+
+
+_SMALL_BYTES = 1024 * 1024
+_SEGMENT_BYTES = 80 * 1024 * 1024
+"""What the widest column of a segment takes, and what comes until it is sealed."""
 
 
 def grown(array: NDArray[np.generic], used: int, need: int) -> NDArray[np.generic]:
     """A copy of `array` with room for at least `need` entries; `used` entries are kept.
 
-    Arrays up to 16 MiB grow eightfold, larger ones double: room that is not written yet costs
-    address space only, while each copy of a large array holds up the writes. The eighth on top of
-    a power of two is for the batch that passes it: segments are sealed at a power of two.
+    Arrays up to 1 MiB grow eightfold, larger ones at once to what a segment takes: room that is not
+    written yet costs address space only, while each copy of a large array holds up the writes. The
+    eighth on top of a power of two is for the batch that passes it: segments are sealed at a power
+    of two.
     """
-    factor = 8 if array.nbytes <= _LEAP_BYTES_MAX else 2
+    factor = 8 if array.nbytes <= _SMALL_BYTES else 2
     power = 1 << (max(need, factor * len(array) * 8 // 9, 16) - 1).bit_length()
     capacity = power + power // 8
+    if array.nbytes > _SMALL_BYTES:
+        capacity = max(capacity, _SEGMENT_BYTES * len(array) // array.nbytes)
     bigger = np.empty((capacity, *array.shape[1:]), dtype=array.dtype)
     bigger[:used] = array[:used]
     return bigger
@@ -130,10 +150,6 @@ class GrowingBytes(BytesReader):
         need = self.rows + n + 1
         if need > len(self._offsets):
             self._offsets = grown(self._offsets, self.rows + 1, need)
-
-
-_FEW = 32
-"""Items up to which plain Python takes them faster than NumPy."""
 
 
 class MappedBytes(BytesReader):

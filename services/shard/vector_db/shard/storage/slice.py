@@ -20,6 +20,7 @@ from vector_db.shard.storage.deaths import Deaths
 from vector_db.shard.storage.growing import GrowingSegment
 from vector_db.shard.storage.image import MemoryPart, capture
 from vector_db.shard.storage.keys import Probe
+from vector_db.shard.storage.payloads import unpacked
 from vector_db.shard.storage.sealed import SealedSegment
 from vector_db.shard.storage.segment import Segment
 
@@ -71,7 +72,7 @@ class Slice:
 
         :raises ValueError: `ts` lies before the newest row's.
         """
-        ids = block.ids.unpack()
+        ids = unpacked(block.ids)
         if len(set(ids)) < len(ids):
             last = {row_id: at for at, row_id in enumerate(ids)}
             return self.apply(block.take(np.array(sorted(last.values()), dtype=np.int64)), ts)
@@ -168,7 +169,7 @@ class Slice:
 
     def latest(self, block: RowBlock) -> Latest:
         """The newest version of each key of the block."""
-        ids, n = block.ids.unpack(), len(block)
+        ids, n = unpacked(block.ids), len(block)
         changed, version = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         exists = np.zeros(n, dtype=np.bool_)
         found = self._newest(ids, block.hash_array(), self.growing.find(ids))

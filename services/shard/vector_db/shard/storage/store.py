@@ -20,7 +20,7 @@ from vector_db.common.core.messages import (
 )
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import NotFound, StorageCorrupt
-from vector_db.common.model.rows import RowBlock
+from vector_db.common.model.rows import F32, RowBlock
 from vector_db.common.ports import Disk
 from vector_db.shard.core.parts import Latest
 from vector_db.shard.storage.image import read_deaths, read_image
@@ -74,6 +74,7 @@ class Store:
         self._collections: dict[int, Collection] = {}
         self._slices: dict[int, dict[int, Slice]] = {}
         self._names_used = 0
+        self._rooms: list[tuple[F32, int, int]] = []
         self._sealing: dict[str, SealJob] = {}
         self._checkpointing: CheckpointJob | None = None
         self.upkeep = Upkeep(self._all_slices, self._new_name, options)
@@ -166,7 +167,17 @@ class Store:
         collection = self.collection(block.collection_id)
         if not block.delete and block.dimension != collection.dimension:
             raise ValueError(f"dimension {block.dimension}, want {collection.dimension}")
-        return self._slice(block.collection_id, shard).apply(block, commit_ts)
+        part = self._slice(block.collection_id, shard)
+        alive = part.apply(block, commit_ts)
+        if (room := part.growing.room_ahead()) is not None:
+            self._rooms.append(room)
+        return alive
+
+    def rooms_ahead(self) -> list[tuple[F32, int, int]]:
+        """Arrays that rows will be written to, with the bytes whose memory is to be taken first;
+        each is told once."""
+        rooms, self._rooms = self._rooms, []
+        return rooms
 
     def undo_above(self, ts: int) -> None:
         """Undo every commit after `ts`.
