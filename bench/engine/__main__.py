@@ -22,11 +22,12 @@ from bench.engine.report import Aim, Findings
 from bench.engine.writer import PacedWriter
 from bench.memory import Memory, bytes_on_disk, memory_of
 
-LARGE, SMALL = "large", "small"
+LARGE, SMALL, WARM = "large", "small", "warm"
 CLIENTS = (16, 64)
 SMALL_SHARE = 10
 TRUTH_QUERIES = 500
 WARM_QUERIES = 200
+WARM_ROWS = 20_000
 RETENTION_S = 5
 """Of the second start, so that deleted rows may go while it is measured."""
 
@@ -95,6 +96,7 @@ class Run:
 
     async def _first(self) -> None:
         await self._connect()
+        await self._warm_up()
         idle = memory_of(self._server.pid)
         await self._load()
         await self._connect()
@@ -107,6 +109,16 @@ class Run:
         await self._filtered()
         await self._connect()
         await self._scaling()
+
+    async def _warm_up(self) -> None:
+        """What a server needs once, whatever it holds, is no memory of its rows."""
+        first = self._connections[0]
+        await load.create(first, WARM, self._set.dimension)
+        await load.load(self._connections, WARM, self._set.rows[:WARM_ROWS])
+        timeout_s = self._args.settle_timeout_s
+        await load.settle(self._server, first, WARM, timeout_s)
+        await rest.singles(first, WARM, self._stream.take(WARM_QUERIES))
+        await load.drop(first, WARM)
 
     async def _load(self) -> None:
         found = self._found

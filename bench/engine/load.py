@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import dataset, generate
-from bench.common import F32, HttpConnection, ServerProcess, call_json, encode_request, send_all
+from bench.common import (
+    F32,
+    BenchError,
+    HttpConnection,
+    ServerProcess,
+    call_json,
+    encode_request,
+    send_all,
+)
 from bench.memory import children_of, command_of
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -48,6 +56,18 @@ async def create(
     """A cosine collection with the defaults of the product, and an index on some fields."""
     body = {"name": collection, "dimension": dimension, "metric": "cosine", "fields": [*fields]}
     await call_json(connection, "POST", "/v1/collections", body)
+
+
+async def drop(connection: HttpConnection, collection: str) -> None:
+    """Delete it with all its rows.
+
+    :raises BenchError: it was refused.
+    """
+    status, _ = await connection.request(
+        encode_request("DELETE", f"/v1/collections/{collection}", b"")
+    )
+    if not 200 <= status < 300:
+        raise BenchError(f"DELETE {collection}: {status}")
 
 
 async def rebuild(connection: HttpConnection, collection: str, m: int) -> None:

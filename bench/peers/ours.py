@@ -11,7 +11,6 @@ from bench.common import (
     BenchError,
     HttpConnection,
     ServerProcess,
-    encode_request,
     first_of,
     percentile,
 )
@@ -80,9 +79,7 @@ async def _over_rest(
     await load.create(first, AT_ONCE, dimension, [*FILTER])
     loaded = await load.load(connections, AT_ONCE, rowset.rows, in_flight=WRITERS)
     row.insert_at_once_rows_per_s = rows / loaded.sending_s
-    status, _ = await first.request(encode_request("DELETE", f"/v1/collections/{AT_ONCE}", b""))
-    if not 200 <= status < 300:
-        raise BenchError(f"the collection of the writers was not deleted: {status}")
+    await load.drop(first, AT_ONCE)
 
 
 def _in_process(row: Row, engine: inprocess.Engine, questions: Questions) -> None:

@@ -65,6 +65,8 @@ class Indexing:
         self._log = structlog.get_logger("vector_db.shard").bind(worker=participant.worker)
         self._written_s = self._asked_s = clock.monotonic_s() - QUIET_S
         self._failures: dict[str, int] = {}
+        self.ended_s = self._written_s
+        """When the last piece of work ended."""
 
     def noted_write(self) -> None:
         """Commits were applied; cheap."""
@@ -91,6 +93,7 @@ class Indexing:
             try:
                 if (work := turn()) is not None:
                     await work
+                    self.ended_s = self._clock.monotonic_s()
             except DiskFull as full:
                 self._log.error("disk full, builds wait", error=str(full))
                 await asyncio.sleep(FULL_PAUSE_S)

@@ -113,10 +113,10 @@ class Maintenance:
                 await asyncio.sleep(FULL_PAUSE_S)
 
     async def _tidy(self) -> None:
-        """Once after each time of writing."""
-        quiet_s = self._clock.monotonic_s() - self._written_s
-        if quiet_s >= LONG_IDLE_S and self._tidied_s < self._written_s:
-            self._tidied_s = self._clock.monotonic_s()
+        """Once after each time of writing, and of building: both leave the heap full of holes."""
+        now_s, busy_s = self._clock.monotonic_s(), max(self._written_s, self._indexing.ended_s)
+        if now_s - busy_s >= LONG_IDLE_S and self._tidied_s < busy_s:
+            self._tidied_s = now_s
             await self._in_pool(give_back_freed)
 
     def _checkpoint_due(self) -> bool:
