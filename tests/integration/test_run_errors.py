@@ -159,8 +159,8 @@ def test_an_open_address_without_a_key(launcher: Launcher) -> None:
 
 
 def test_a_setting_whose_subsystem_does_not_exist(launcher: Launcher) -> None:
-    line = launcher.refused("all", replication_factor=3)
-    assert "sharding.replication_factor (VECTOR_DB_REPLICATION_FACTOR)" in line
+    line = launcher.refused("all", compression_enabled=1)
+    assert "storage.compression_enabled (VECTOR_DB_COMPRESSION_ENABLED)" in line
 
 
 def test_a_second_process_on_the_data_directory(launcher: Launcher) -> None:

@@ -22,6 +22,7 @@ def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seed", type=int, help="run this one and print its trace hash")
+    parser.add_argument("--replicated", action="store_true", help="with three replicas")
     parser.add_argument("--trace", action="store_true", help="print every event of --seed")
     parser.add_argument("--seeds", type=int, default=100, help="how many (100)")
     parser.add_argument("--start", type=int, default=1, help="the first (1)")
@@ -33,12 +34,13 @@ def main() -> int:
     if asked.plants:
         return _hunt(seeds, asked.jobs)
     if asked.seed is not None:
-        return _one(asked.seed, asked.plant, asked.trace)
+        return _one(asked.seed, asked.plant, asked.trace, asked.replicated)
     return _many(seeds, asked.plant, asked.jobs)
 
 
-def _one(seed: int, plant: str | None, trace: bool) -> int:
-    result = hunt.services(seed, plant, print if trace else None)
+def _one(seed: int, plant: str | None, trace: bool, replicated: bool) -> int:
+    replicas = hunt.REPLICAS if replicated else 1
+    result = hunt.services(seed, plant, print if trace else None, replicas)
     _show(result.seed, result.violations)
     print(f"seed {seed} trace {result.digest} ({result.events} events)")
     wrong = bool(result.violations)
@@ -52,19 +54,26 @@ def _one(seed: int, plant: str | None, trace: bool) -> int:
 
 def _many(seeds: range, plant: str | None, jobs: int) -> int:
     """Seeds, and (without a plant) every planted fault with the seed that is known to catch it."""
+    wrong = _services(hunt.spread(hunt.services, seeds, jobs, plant), plant)
+    if plant is not None:
+        return int(not wrong)
+    print(f"with {hunt.REPLICAS} replicas:")
+    wrong |= _services(hunt.spread(hunt.replicated, seeds, jobs), None, " --replicated")
+    wrong |= _machines(seeds, jobs)
+    return int(wrong | (not _prove()))
+
+
+def _services(found: Iterable[Result], plant: str | None, more: str = "") -> bool:
+    """Whether a seed of whole services shows a violation."""
     started = time.monotonic()
     results = []
-    for result in hunt.spread(hunt.services, seeds, jobs, plant):
+    for result in found:
         results.append(result)
         if result.violations:
             _show(result.seed, result.violations)
-            print(f"  replay: {_replay(result.seed, plant)}", flush=True)
+            print(f"  replay: {_replay(result.seed, plant)}{more}", flush=True)
     print(summary(results, time.monotonic() - started))
-    wrong = any(result.violations for result in results)
-    if plant is not None:
-        return int(not wrong)
-    wrong |= _machines(seeds, jobs)
-    return int(wrong | (not _prove()))
+    return any(result.violations for result in results)
 
 
 def _machines(seeds: range, jobs: int) -> bool:

@@ -14,19 +14,31 @@ from tests.sim.machines.plants import PLANTS
 from tests.sim.services.planted import PLANTED
 from tests.sim.services.run import Result, run_seed
 
-__all__ = ["Report", "Result", "known_plants", "machines", "services", "spread"]
+__all__ = ["Report", "Result", "known_plants", "machines", "replicated", "services", "spread"]
 
 T = TypeVar("T")
 
 
+REPLICAS = 3
+"""Of every shard in the seeds that have replicas."""
+
+
 def services(
-    seed: int, plant: str | None = None, write: Callable[[str], None] | None = None
+    seed: int,
+    plant: str | None = None,
+    write: Callable[[str], None] | None = None,
+    replicas: int = 1,
 ) -> Result:
     """One seed of whole services, with the product broken on purpose where `plant` names how."""
     if plant is None:
-        return run_seed(seed, write)
+        return run_seed(seed, write, replicas)
     with PLANTED[plant].apply():
-        return run_seed(seed, write)
+        return run_seed(seed, write, replicas)
+
+
+def replicated(seed: int) -> Result:
+    """One seed of whole services with replicas."""
+    return services(seed, replicas=REPLICAS)
 
 
 def machines(seed: int) -> Report:

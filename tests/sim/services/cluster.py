@@ -62,6 +62,7 @@ class Sizes:
     """Small enough that chunks, seals, checkpoints and truncations happen with little data."""
 
     shard_count: int = 4
+    replicas: int = 1
     chunk_bytes: int = 2048
     seal_rows: int = 40
     wal_file_bytes: int = 16_384
@@ -305,7 +306,9 @@ class Cluster:
         self.broker = Broker(Random(f"{seed} broker"), trace.note, self.violation)
         self.config = Config(
             server=ServerConfig(start_timeout_s=60.0),
-            sharding=ShardingConfig(shard_count=sizes.shard_count),
+            sharding=ShardingConfig(
+                shard_count=sizes.shard_count, replication_factor=sizes.replicas
+            ),
             # Abandoned transactions end within the time that a run waits for everything to.
             transactions=TransactionsConfig(txn_timeout_s=8.0),
             storage=StorageConfig(checkpoint_wal_bytes=sizes.checkpoint_wal_bytes),

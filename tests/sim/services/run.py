@@ -51,14 +51,15 @@ class Result:
     violations: list[str] = field(default_factory=list)
 
 
-def run_seed(seed: int, write: Callable[[str], None] | None = None) -> Result:
-    """Run one seed to its end. `write` gets every line of the trace."""
+def run_seed(seed: int, write: Callable[[str], None] | None = None, replicas: int = 1) -> Result:
+    """Run one seed to its end, every shard with so many replicas. `write` gets every line of the
+    trace."""
     result = Result(seed)
     loop = SimLoop()
     trace = Trace(loop.time, write)
     folder = Path(tempfile.mkdtemp(prefix="sim-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
-        with _quiet(trace, write is not None, result), small(sizes := _sizes(seed)):
+        with _quiet(trace, write is not None, result), small(sizes := _sizes(seed, replicas)):
             world = _World(seed, folder, trace, sizes, result)
             loop.set_exception_handler(world.on_exception)
             try:
@@ -75,9 +76,10 @@ def run_seed(seed: int, write: Callable[[str], None] | None = None) -> Result:
     return result
 
 
-def _sizes(seed: int) -> Sizes:
+def _sizes(seed: int, replicas: int) -> Sizes:
     random = Random(f"{seed} sizes")
     return Sizes(
+        replicas=replicas,
         shard_count=random.choice([1, 2, 4]),
         chunk_bytes=random.choice([1024, 4096]),
         seal_rows=random.choice([15, 40, 200]),
@@ -111,7 +113,7 @@ class _World:
             trace,
             sizes,
             coordinators=random.choice([1, 2]),
-            shards=random.choice([2, 3]),
+            shards=max(random.choice([2, 3]), sizes.replicas),
             gateways=random.choice([1, 2]),
         )
         self._cluster.violations = result.violations

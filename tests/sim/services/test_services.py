@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.hunt import services
+from tests.sim.hunt import replicated, services
 from tests.sim.services.planted import PLANTED
 
 SEEDS = 100
+REPLICATED_SEEDS = 50
 BLOCK = 10
 ROOT = Path(__file__).parents[3]
 
@@ -22,6 +23,15 @@ def test_seeds_keep_every_promise(first: int) -> None:
     for seed in range(first, first + BLOCK):
         result = services(seed)
         replay = f"python -m tests.sim --seed {seed} --trace"
+        assert result.violations == [], replay
+        assert result.outcomes["committed"] > 0, f"nothing happened: {replay}"
+
+
+@pytest.mark.parametrize("first", range(1, REPLICATED_SEEDS + 1, BLOCK))
+def test_seeds_keep_every_promise_with_replicas(first: int) -> None:
+    for seed in range(first, first + BLOCK):
+        result = replicated(seed)
+        replay = f"python -m tests.sim --seed {seed} --replicated --trace"
         assert result.violations == [], replay
         assert result.outcomes["committed"] > 0, f"nothing happened: {replay}"
 

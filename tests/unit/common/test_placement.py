@@ -85,26 +85,34 @@ placements = st.dictionaries(
 
 @given(placements, workers, st.integers(1, 16), st.text("abc", min_size=1, max_size=3))
 @settings(max_examples=300, deadline=None)
-def test_any_placement_is_only_added_to_and_every_chosen_shard_has_a_live_worker(
+def test_any_placement_is_only_added_to_and_every_chosen_shard_has_a_live_majority(
     replicas: dict[int, tuple[str, ...]], alive: set[str], count: int, name: str
 ) -> None:
-    usable = [s for s in range(16) if s not in replicas or alive & set(replicas[s])]
+    usable = [
+        s
+        for s in range(16)
+        if s not in replicas or 2 * len(alive & set(replicas[s])) > len(replicas[s])
+    ]
     if len(usable) < count:
         with pytest.raises(ValueError, match=f"{count} shards asked, {len(usable)}"):
-            place_collection(name, count, 16, replicas, sorted(alive))
+            place_collection(name, count, 16, replicas, dict.fromkeys(sorted(alive), ""))
         return
-    shards, placement = place_collection(name, count, 16, replicas, sorted(alive))
+    shards, placement = place_collection(
+        name, count, 16, replicas, dict.fromkeys(sorted(alive), "")
+    )
     assert len(shards) == len(set(shards)) == count
     assert all(alive & set(placement[s]) for s in shards)
     assert {s: placement[s] for s in replicas} == replicas, "what is placed stays where it is"
     assert placement.keys() - replicas.keys() <= set(shards), "no shard is placed that nobody needs"
-    again = place_collection(name, count, 16, replicas, sorted(alive, reverse=True))
+    again = place_collection(
+        name, count, 16, replicas, dict.fromkeys(sorted(alive, reverse=True), "")
+    )
     assert again == (shards, placement)
 
 
 @given(workers, st.integers(1, 16))
 def test_shards_lie_on_different_workers_first(alive: set[str], count: int) -> None:
-    shards, placement = place_collection("c", count, 16, {}, sorted(alive))
+    shards, placement = place_collection("c", count, 16, {}, dict.fromkeys(sorted(alive), ""))
     load = Counter(w for s in shards for w in placement[s])
     assert len(load) == min(count, len(alive))
     assert max(load.values()) - min(load.values()) <= 1
@@ -115,13 +123,15 @@ def test_shards_that_are_placed_already_count_as_their_workers(
     placed: list[str], count: int
 ) -> None:
     replicas: dict[int, tuple[str, ...]] = {shard: (worker,) for shard, worker in enumerate(placed)}
-    shards, placement = place_collection("c", count, 16, replicas, ["w1", "w2", "w3"])
+    shards, placement = place_collection(
+        "c", count, 16, replicas, dict.fromkeys(["w1", "w2", "w3"], "")
+    )
     assert len({w for s in shards for w in placement[s]}) == min(count, 3)
 
 
 def test_collections_of_one_shard_each_spread_over_workers_and_shards() -> None:
     replicas: dict[int, tuple[str, ...]] = {}
-    names = ["w1", "w2", "w3", "w4"]
+    names = dict.fromkeys(["w1", "w2", "w3", "w4"], "")
     used: Counter[int] = Counter()
     for i in range(400):
         shards, replicas = place_collection(f"collection-{i}", 1, 16, replicas, names)
@@ -134,5 +144,33 @@ def test_collections_of_one_shard_each_spread_over_workers_and_shards() -> None:
 
 def test_the_argument_is_not_changed() -> None:
     replicas: dict[int, tuple[str, ...]] = {0: ("w1",)}
-    place_collection("c", 8, 16, replicas, ["w1", "w2"])
+    place_collection("c", 8, 16, replicas, dict.fromkeys(["w1", "w2"], ""))
     assert replicas == {0: ("w1",)}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([f"w{i}" for i in range(9)]), st.sampled_from("abc"), min_size=1
+    ),
+    st.integers(1, 5),
+    st.integers(1, 16),
+)
+def test_replicas_lie_on_different_workers_and_zones(
+    zones: dict[str, str], factor: int, count: int
+) -> None:
+    if len(zones) < factor:
+        with pytest.raises(ValueError, match=f"{factor} replicas need as many live workers"):
+            place_collection("c", count, 16, {}, zones, factor)
+        return
+    shards, placement = place_collection("c", count, 16, {}, zones, factor)
+    for shard in shards:
+        workers = placement[shard]
+        assert len(set(workers)) == len(workers) == factor
+        assert len({zones[w] for w in workers}) == min(factor, len(set(zones.values())))
+
+
+def test_replicas_are_spread_evenly() -> None:
+    zones = {f"w{i}": f"z{i % 3}" for i in range(6)}
+    _, placement = place_collection("c", 16, 16, {}, zones, 3)
+    load = Counter(w for ws in placement.values() for w in ws)
+    assert set(load.values()) == {8}

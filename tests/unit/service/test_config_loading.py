@@ -182,7 +182,6 @@ def test_what_only_resembles_a_service_link_is_an_error() -> None:
     [
         ("VECTOR_DB_ENCRYPTION_ENABLED", "true", "security.encryption_enabled"),
         ("VECTOR_DB_ENCRYPTION_ALGORITHM", "aes-256-gcm", "security.encryption_algorithm"),
-        ("VECTOR_DB_REPLICATION_FACTOR", "3", "sharding.replication_factor"),
         ("VECTOR_DB_COLD_TIER_ENDPOINT", "http://s3", "storage.cold_tier_endpoint"),
         ("VECTOR_DB_COMPRESSION_ENABLED", "1", "storage.compression_enabled"),
         ("VECTOR_DB_GPU_ENABLED", "yes", "performance.gpu_enabled"),
@@ -199,7 +198,6 @@ def test_a_setting_without_its_subsystem_refuses_to_start(
 def test_settings_without_their_subsystem_may_be_switched_off() -> None:
     environ = {
         "VECTOR_DB_ENCRYPTION_ENABLED": "false",
-        "VECTOR_DB_REPLICATION_FACTOR": "1",
         "VECTOR_DB_GPU_ENABLED": "0",
     }
     assert load(environ) == load()

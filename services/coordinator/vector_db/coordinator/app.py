@@ -60,6 +60,7 @@ class Coordinator:
         self._bus = runtime.bus
         self._clock = runtime.clock
         self._shard_count = config.sharding.shard_count
+        self._replication_factor = config.sharding.replication_factor
         self._id = runtime.random.randbytes(16).hex()
         self._log = structlog.get_logger("vector_db.coordinator").bind(coordinator=self._id)
         self._subscriptions: list[Subscription] = []
@@ -334,7 +335,9 @@ class Coordinator:
 
     async def _lead(self, sequencer_: Sequencer) -> None:
         term = Term(self._bus, self._id, sequencer_, self._wall_ms)
-        requests = Requests(self._bus, term, self._shard_count, self._alive)
+        requests = Requests(
+            self._bus, term, self._shard_count, self._replication_factor, self._alive
+        )
         self._g_term.set(sequencer_.term)
         self._g_undecided.set_function(lambda: sequencer_.counts()["undecided"])
         serving = await self._bus.serve(sequencer(), requests.handle)

@@ -42,11 +42,17 @@ class Requests:
     """Answers for one term. `members` gives the workers that are alive now."""
 
     def __init__(
-        self, bus: Bus, term: Term, shard_count: int, members: Callable[[], list[Member]]
+        self,
+        bus: Bus,
+        term: Term,
+        shard_count: int,
+        replication_factor: int,
+        members: Callable[[], list[Member]],
     ) -> None:
         self._bus = bus
         self._term = term
         self._shard_count = shard_count
+        self._replication_factor = replication_factor
         self._members = members
 
     async def handle(self, message: AnyMessage) -> AnyMessage:
@@ -109,7 +115,7 @@ class Requests:
         check_create(self._term.state, asked)
         if not self._term.sequencer.placement_settled:
             raise Unavailable("the placement is changing, try again")
-        alive = sorted(m.worker for m in self._members() if m.ready)
+        alive = {m.worker: m.zone for m in self._members() if m.ready}
         if not alive:
             raise Unavailable("no shard worker is alive")
         count = asked.shards or min(len(alive), self._shard_count)
@@ -119,11 +125,16 @@ class Requests:
             )
         try:
             shards, replicas = place_collection(
-                asked.name, count, self._shard_count, self._term.state.replicas, alive
+                asked.name,
+                count,
+                self._shard_count,
+                self._term.state.replicas,
+                alive,
+                self._replication_factor,
             )
         except ValueError as error:
             raise Unavailable(str(error)) from error
-        dead = {w for ws in self._term.state.replicas.values() for w in ws} - set(alive)
+        dead = {w for ws in self._term.state.replicas.values() for w in ws} - alive.keys()
         if dead and replicas != self._term.state.replicas:
             raise Unavailable(
                 "a new shard must be placed, which every shard worker confirms; "

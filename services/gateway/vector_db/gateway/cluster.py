@@ -104,6 +104,10 @@ class ClusterView:
         now_s = self._clock.monotonic_s()
         return heard_s is not None and heard_s < now_s - MEMBER_TIMEOUT_S
 
+    def heard_first(self, workers: Iterable[str]) -> list[str]:
+        """The workers once each, those that are not heard any more last."""
+        return sorted(dict.fromkeys(workers), key=self.is_silent)
+
     def silent_shards(self, shards: Iterable[int]) -> list[int]:
         """Those of `shards` of which no majority of replicas was heard lately.
 

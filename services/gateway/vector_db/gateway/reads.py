@@ -1,4 +1,4 @@
-"""Scatter-gather: one request to each worker that holds shards of a collection, one merged answer.
+"""Scatter-gather: one request for each set of replicas of a collection's shards, one merged answer.
 
 Owns the invariant that every part of one read is read at the same snapshot.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,40 +26,39 @@ from vector_db.common.core.messages import (
     StatsReply,
     StatsRequest,
 )
-from vector_db.common.core.subjects import worker
 from vector_db.common.model.collection import Collection
-from vector_db.common.model.errors import Internal, Unavailable
+from vector_db.common.model.errors import Unavailable
 from vector_db.common.model.rows import F32, Blob
-from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
+from vector_db.common.ports import Bus
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.coalesce import Coalescer, Send, Shape
 from vector_db.gateway.core.hits import hits_of, merge_hits
 from vector_db.gateway.core.requests import Hits
 from vector_db.gateway.core.stats import stats_sum
 from vector_db.gateway.explaining import Notes, Stopwatch
+from vector_db.gateway.replicas import Replicas
 
-READ_TIMEOUTS_S = (5.0, 10.0, 15.0)
-"""A read that is not answered is asked again: its worker may have been restarted meanwhile."""
 IN_FLIGHT_PER_WORKER = 2
 COALESCED_QUERIES_MAX = 16
 """Two small batches in flight keep decoding and searching busy at once; one large batch would make
 all clients wait for each other in step (measured at 64 clients: a third more queries a second)."""
 
 Reply = TypeVar("Reply", SearchReply, RowsReply, CountReply, StatsReply)
+Routes: TypeAlias = dict[tuple[str, ...], tuple[int, ...]]
 
 
 class Reader:
     """Reads of one gateway."""
 
     def __init__(self, bus: Bus, view: ClusterView) -> None:
-        self._bus = bus
         self._view = view
-        self._coalescers: dict[str, Coalescer] = {}
+        self._replicas = Replicas(bus, view.is_silent)
+        self._coalescers: dict[tuple[str, ...], Coalescer] = {}
         self._routed_by: dict[int, tuple[str, ...]] = {}
-        self._known_routes: dict[int, dict[str, tuple[int, ...]]] = {}
+        self._known_routes: dict[int, Routes] = {}
 
-    def _routes(self, collection: Collection) -> dict[str, tuple[int, ...]]:
-        """Worker → the shards of the collection that it is asked for.
+    def _routes(self, collection: Collection) -> Routes:
+        """Replicas → the shards of the collection that all of them hold.
 
         :raises Unavailable: a shard has no replica in the placement known here.
         """
@@ -68,30 +67,21 @@ class Reader:
             self._routed_by, self._known_routes = placement, {}
         known = self._known_routes.get(collection.id)
         if known is None:
-            routes: dict[str, list[int]] = {}
+            routes: dict[tuple[str, ...], list[int]] = {}
             for shard in collection.shards:
                 replicas = placement.get(shard)
                 if not replicas:
                     raise Unavailable(f"shard {shard} has no worker in the placement known here")
-                routes.setdefault(replicas[0], []).append(shard)
-            known = {replica: tuple(shards) for replica, shards in routes.items()}
+                routes.setdefault(tuple(sorted(replicas)), []).append(shard)
+            known = {replicas: tuple(shards) for replicas, shards in routes.items()}
             self._known_routes[collection.id] = known
         return known
 
-    async def _ask(self, replica: str, message: AnyMessage, kind: type[Reply]) -> Reply:
-        for timeout_s in READ_TIMEOUTS_S:
-            try:
-                reply = await self._bus.request(worker(replica), message, timeout_s)
-            except (NoResponders, BusUnavailable) as error:
-                raise Unavailable(f"shard worker {replica} does not answer") from error
-            except BusTimeout:
-                if self._view.is_silent(replica):
-                    break
-                continue
-            if not isinstance(reply, kind):
-                raise Internal(f"shard worker {replica} answered {type(reply).__name__}")
-            return reply
-        raise Unavailable(f"shard worker {replica} does not answer")
+    async def _ask(
+        self, replicas: tuple[str, ...], message: AnyMessage, kind: type[Reply]
+    ) -> Reply:
+        _, reply = await self._replicas.ask(replicas, message, kind)
+        return reply
 
     # --- search -----------------------------------------------------------------------------------
 
@@ -113,10 +103,10 @@ class Reader:
         routes = self._routes(collection)
         queries = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
         if len(routes) == 1:
-            ((replica, shards),) = routes.items()
+            ((replicas, shards),) = routes.items()
             shape = shape._replace(shards=shards)
             hits = await self._search_one(
-                replica, shape, queries, collection.dimension, overlay, notes
+                replicas, shape, queries, collection.dimension, overlay, notes
             )
             if notes is not None:
                 notes.gathered()
@@ -126,14 +116,14 @@ class Reader:
         parts = await asyncio.gather(
             *(
                 self._search_one(
-                    replica,
+                    replicas,
                     lean._replace(shards=shards),
                     queries,
                     collection.dimension,
                     overlay,
                     notes,
                 )
-                for replica, shards in routes.items()
+                for replicas, shards in routes.items()
             )
         )
         merged = [merge_hits(found, shape.k) for found in zip(*parts, strict=True)]
@@ -147,7 +137,7 @@ class Reader:
 
     async def _search_one(
         self,
-        replica: str,
+        replicas: tuple[str, ...],
         shape: Shape,
         queries: bytes,
         dimension: int,
@@ -161,24 +151,23 @@ class Reader:
                 explain=notes is not None,
             )
             if notes is None:
-                return await self._sender(replica)(request)
+                return await self._sender(replicas)(request)
             watch = Stopwatch()
-            reply = await self._ask(replica, request, SearchReply)
+            replica, reply = await self._replicas.ask(replicas, request, SearchReply)
             notes.add_worker(replica, shape.shards, watch.lap_us(), reply)
             return hits_of(reply, len(queries) // len(reply.counts))
-        coalescer = self._coalescers.get(replica)
+        coalescer = self._coalescers.get(replicas)
         if coalescer is None:
-            coalescer = Coalescer(
-                self._sender(replica), IN_FLIGHT_PER_WORKER, COALESCED_QUERIES_MAX
-            )
-            self._coalescers[replica] = coalescer
+            in_flight_max = IN_FLIGHT_PER_WORKER * len(replicas)
+            coalescer = Coalescer(self._sender(replicas), in_flight_max, COALESCED_QUERIES_MAX)
+            self._coalescers[replicas] = coalescer
         if len(queries) == 4 * dimension:
             return [await coalescer.search(shape, queries)]
-        return await self._sender(replica)(shape.request(queries))
+        return await self._sender(replicas)(shape.request(queries))
 
-    def _sender(self, replica: str) -> Send:
+    def _sender(self, replicas: tuple[str, ...]) -> Send:
         async def send(request: SearchRequest) -> list[Hits]:
-            reply = await self._ask(replica, request, SearchReply)
+            reply = await self._ask(replicas, request, SearchReply)
             # Every query of a request has the same width, so the number of queries gives it.
             return hits_of(reply, len(request.queries) // len(reply.counts))
 
@@ -228,7 +217,7 @@ class Reader:
         replies = await asyncio.gather(
             *(
                 self._ask(
-                    replica,
+                    replicas,
                     FetchRequest(
                         collection.id,
                         shards,
@@ -239,7 +228,7 @@ class Reader:
                     ),
                     RowsReply,
                 )
-                for replica, shards in routes.items()
+                for replicas, shards in routes.items()
             )
         )
         if len(replies) == 1:
@@ -257,13 +246,13 @@ class Reader:
         replies = await asyncio.gather(
             *(
                 self._ask(
-                    replica,
+                    replicas,
                     CountRequest(
                         collection.id, shards, snapshot_ts, filter, _part(overlay, shards)
                     ),
                     CountReply,
                 )
-                for replica, shards in self._routes(collection).items()
+                for replicas, shards in self._routes(collection).items()
             )
         )
         return sum(reply.count for reply in replies)
@@ -282,7 +271,7 @@ class Reader:
         replies = await asyncio.gather(
             *(
                 self._ask(
-                    replica,
+                    replicas,
                     ScrollRequest(
                         collection.id,
                         shards,
@@ -295,7 +284,7 @@ class Reader:
                     ),
                     RowsReply,
                 )
-                for replica, shards in self._routes(collection).items()
+                for replicas, shards in self._routes(collection).items()
             )
         )
         return replies[0] if len(replies) == 1 else merge_rows(replies, limit)
@@ -304,8 +293,8 @@ class Reader:
         """Sums over the workers."""
         replies = await asyncio.gather(
             *(
-                self._ask(replica, StatsRequest(collection.id, shards), StatsReply)
-                for replica, shards in self._routes(collection).items()
+                self._ask(replicas, StatsRequest(collection.id, shards), StatsReply)
+                for replicas, shards in self._routes(collection).items()
             )
         )
         return stats_sum(replies)

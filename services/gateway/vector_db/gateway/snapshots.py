@@ -64,19 +64,15 @@ class Snapshots:
         now_ms = self._view.wall_ms()
         if wall_ms > now_ms:
             raise InvalidArgument(f"as_of: {wall_ms} ms lies in the future, now is {now_ms} ms")
-        asked: set[str] = set()
-        for replicas in tuple(self._view.replicas.values()):
-            for replica in replicas:
-                if replica in asked:
-                    continue
-                asked.add(replica)
-                try:
-                    reply = await self._bus.request(
-                        worker(replica), AsOfRequest(wall_ms), AS_OF_TIMEOUT_S
-                    )
-                except (BusTimeout, BusUnavailable, NoResponders, Unavailable):
-                    # Every placed worker follows the same decisions: any of them may tell.
-                    continue
-                if isinstance(reply, AsOfReply):
-                    return reply.ts
+        placed = [one for replicas in self._view.replicas.values() for one in replicas]
+        for replica in self._view.heard_first(placed):
+            try:
+                reply = await self._bus.request(
+                    worker(replica), AsOfRequest(wall_ms), AS_OF_TIMEOUT_S
+                )
+            except (BusTimeout, BusUnavailable, NoResponders, Unavailable):
+                # Every placed worker follows the same decisions: any of them may tell.
+                continue
+            if isinstance(reply, AsOfReply):
+                return reply.ts
         raise Unavailable("no shard worker says which snapshot that time was")

@@ -116,7 +116,7 @@ class Stager:
         """
         request = StagedRequest(Overlay(token.txn_id, token.term, {shard: chunks}))
         said: bool | None = None
-        for replica in self._view.replicas.get(shard, ()):
+        for replica in self._view.heard_first(self._view.replicas.get(shard, ())):
             try:
                 reply = await self._bus.request(worker(replica), request, ASK_TIMEOUT_S)
             except (BusTimeout, BusUnavailable, NoResponders):

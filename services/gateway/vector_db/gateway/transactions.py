@@ -285,7 +285,7 @@ class Transactions:
         found: TxnStatus | None = None
         placement = self._view.replicas
         workers = (w for shard in shards or tuple(placement) for w in placement.get(shard, ()))
-        for replica in dict.fromkeys(workers):
+        for replica in self._view.heard_first(workers):
             try:
                 answer = await self._bus.request(worker(replica), request, STATUS_TIMEOUT_S)
             except (BusTimeout, BusUnavailable, NoResponders, VectorDBError):

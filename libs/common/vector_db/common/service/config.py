@@ -379,7 +379,6 @@ def _refuse_unbuilt(config: Config) -> None:
     switched_on = {
         ("security", "encryption_enabled"): config.security.encryption_enabled,
         ("security", "encryption_algorithm"): config.security.encryption_algorithm is not None,
-        ("sharding", "replication_factor"): config.sharding.replication_factor > 1,
         ("storage", "cold_tier_endpoint"): config.storage.cold_tier_endpoint is not None,
         ("storage", "compression_enabled"): config.storage.compression_enabled,
         ("performance", "gpu_enabled"): config.performance.gpu_enabled,
