@@ -1,8 +1,8 @@
 """Which replica is asked: the least busy one that answers, and another when it does not in time.
 
-Owns two promises. A read fails only when every replica of its shards is unavailable, or for what any
-of them would say. And second requests stay few: one is sent once the first took a quarter longer
-than nineteen of twenty do, out of a budget, or after half a second in any case.
+Owns two promises. A read fails only when every replica of its shards is unavailable, or for what
+any of them would say. And second requests stay few: one is sent once the first took a quarter
+longer than nineteen of twenty do, out of a budget, or after half a second in any case.
 """
 
 from __future__ import annotations
