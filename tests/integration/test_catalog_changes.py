@@ -2,64 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.meshes import Mesh, running_mesh
 from tests.support.processes import Service
-from vector_db.common.adapters.nats_server import NatsServer
 
 ROWS = 60
 SWITCHES = 200
 
 
-class Mesh:
-    """Two shard workers, a coordinator and two gateways over a broker."""
-
-    def __init__(self, folder: Path, nats_url: str) -> None:
-        settings = {"VECTOR_DB_NATS_URL": nats_url}
-        self.shards = [Service("shard", folder / f"shard{i}", **settings) for i in range(2)]
-        self.coordinator = Service("coordinator", folder / "coordinator", **settings)
-        self.gateways = [Service("gateway", folder / f"gateway{i}", **settings) for i in range(2)]
-        self.everyone = [*self.shards, self.coordinator, *self.gateways]
-
-    def start(self) -> None:
-        for service in self.everyone:
-            service.spawn()
-        for service in self.everyone:
-            service.wait_ready()
-
-    def call(self, path: str, body: Any = None, method: str | None = None) -> dict[str, Any]:
-        return self.gateways[0].call(path, body, method)
-
-    def fill(self, name: str) -> None:
-        """A collection of `ROWS` rows over both workers, each of which says where it lies."""
-        self.call("/v1/collections", {"name": name, "dimension": 2, "shards": 2})
-        rows = [
-            {"id": f"r{i}", "dimensions": [1.0, i], "metadata": {"in": name}} for i in range(ROWS)
-        ]
-        self.call(f"/v1/collections/{name}/vectors", {"vectors": rows})
-
-
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    folder = tmp_path_factory.mktemp("mesh")
-    nats = NatsServer(folder / "nats")
-    with asyncio.Runner() as runner:
-        runner.run(nats.start())
-        mesh = Mesh(folder, nats.url)
-        try:
-            mesh.start()
-            yield mesh
-        finally:
-            for service in reversed(mesh.everyone):
-                service.kill()
-            runner.run(nats.stop())
+    with running_mesh(tmp_path_factory.mktemp("mesh"), gateways=2) as mesh:
+        yield mesh
+
+
+def fill(mesh: Mesh, name: str) -> None:
+    """A collection of `ROWS` rows over both workers, each of which says where it lies."""
+    mesh.gateway.call("/v1/collections", {"name": name, "dimension": 2, "shards": 2})
+    rows = [{"id": f"r{i}", "dimensions": [1.0, i], "metadata": {"in": name}} for i in range(ROWS)]
+    mesh.gateway.call(f"/v1/collections/{name}/vectors", {"vectors": rows})
 
 
 class Reader:
@@ -95,38 +62,38 @@ def test_reads_through_an_alias_are_of_one_collection_or_the_other_while_it_is_s
     mesh: Mesh,
 ) -> None:
     for name in ("blue", "green"):
-        mesh.fill(name)
-    mesh.call("/v1/aliases/live", {"collection": "blue"}, "PUT")
+        fill(mesh, name)
+    mesh.gateway.call("/v1/aliases/live", {"collection": "blue"}, "PUT")
     readers = [Reader(gateway) for gateway in mesh.gateways]
     try:
         for n in range(SWITCHES):
             target = ("green", "blue")[n % 2]
-            switched = mesh.call("/v1/aliases/live", {"collection": target}, "PUT")
+            switched = mesh.gateway.call("/v1/aliases/live", {"collection": target}, "PUT")
             # Whoever knows of the switch sees it, through the other gateway too.
             known = {"ids": ["r0"], "consistency": {"at_least": switched["commit_ts"]}}
             fetched = mesh.gateways[1].call("/v1/collections/live/vectors/fetch", known)
             assert fetched["vectors"][0]["metadata"] == {"in": target}
         # The one that it stood for goes while it is read.
-        mesh.fill("red")
-        mesh.call("/v1/aliases", {"changes": {"live": "red", "before": "green"}})
-        mesh.call("/v1/collections/blue", method="DELETE")
-        mesh.call("/v1/collections/live/count", {})
+        fill(mesh, "red")
+        mesh.gateway.call("/v1/aliases", {"changes": {"live": "red", "before": "green"}})
+        mesh.gateway.call("/v1/collections/blue", method="DELETE")
+        mesh.gateway.call("/v1/collections/live/count", {})
     finally:
         for reader in readers:
             reader.stop()
     for reader in readers:
         assert reader.wrong == []
         assert min(reader.seen["blue"], reader.seen["green"]) >= 3, reader.seen
-    assert mesh.call("/v1/aliases")["aliases"] == {"before": "green", "live": "red"}
+    assert mesh.gateway.call("/v1/aliases")["aliases"] == {"before": "green", "live": "red"}
 
 
 def test_options_and_aliases_outlive_kill_9_of_the_coordinator_and_of_the_workers(
     mesh: Mesh,
 ) -> None:
-    mesh.fill("kept")
+    fill(mesh, "kept")
 
     def change(**body: Any) -> None:
-        mesh.call("/v1/collections/kept", body, "PATCH")
+        mesh.gateway.call("/v1/collections/kept", body, "PATCH")
 
     def check(gateway: Service, aliases: list[str], **wanted: Any) -> None:
         shown = gateway.call("/v1/collections/kept")
@@ -137,7 +104,7 @@ def test_options_and_aliases_outlive_kill_9_of_the_coordinator_and_of_the_worker
 
     index = {"kind": "ivf_pq", "encoding": "sq8", "m": 8, "ef_construction": 64, "lists": 9}
     change(index=index, recall_target=0.9)
-    mesh.call("/v1/aliases", {"changes": {"one": "kept", "two": "kept"}})
+    mesh.gateway.call("/v1/aliases", {"changes": {"one": "kept", "two": "kept"}})
     mesh.coordinator.kill()
     mesh.coordinator.start()
     # Every worker has a checkpoint with the change, and then a log with more.
@@ -146,7 +113,7 @@ def test_options_and_aliases_outlive_kill_9_of_the_coordinator_and_of_the_worker
         shard.start()
     check(mesh.gateways[0], ["one", "two"], index=index, recall_target=0.9, fields=[])
     change(fields=["in"], index={"m": 16})
-    mesh.call("/v1/aliases", {"changes": {"two": None, "three": "kept"}})
+    mesh.gateway.call("/v1/aliases", {"changes": {"two": None, "three": "kept"}})
     for service in (*mesh.shards, mesh.coordinator):
         service.kill()
     for service in (*mesh.shards, mesh.coordinator):

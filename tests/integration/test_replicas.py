@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -11,50 +10,18 @@ from typing import Any
 
 import pytest
 
+from tests.support.meshes import Mesh, running_mesh
 from tests.support.processes import HttpError, Service
-from vector_db.common.adapters.nats_server import NatsServer
 
 ROWS_OF_A_BATCH = 20
 READ_S_MAX = 2.0
 CAUGHT_UP_S_MAX = 30.0
 
 
-class Mesh:
-    """Three shard workers, a coordinator, a gateway and their broker."""
-
-    def __init__(self, folder: Path, nats_url: str) -> None:
-        settings = {"VECTOR_DB_NATS_URL": nats_url, "VECTOR_DB_REPLICATION_FACTOR": "3"}
-        self.shards = [
-            Service("shard", folder / f"shard{i}", VECTOR_DB_ZONE=f"z{i}", **settings)
-            for i in range(3)
-        ]
-        self.coordinator = Service("coordinator", folder / "coordinator", **settings)
-        self.gateway = Service("gateway", folder / "gateway", **settings)
-
-    def start(self) -> None:
-        everyone = [*self.shards, self.coordinator, self.gateway]
-        for service in everyone:
-            service.spawn()
-        for service in everyone:
-            service.wait_ready()
-
-    def kill(self) -> None:
-        for service in [self.gateway, self.coordinator, *self.shards]:
-            service.kill()
-
-
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[Mesh]:
-    nats = NatsServer(tmp_path / "nats")
-    with asyncio.Runner() as runner:
-        runner.run(nats.start())
-        mesh = Mesh(tmp_path, nats.url)
-        try:
-            mesh.start()
-            yield mesh
-        finally:
-            mesh.kill()
-            runner.run(nats.stop())
+    with running_mesh(tmp_path, shards=3, VECTOR_DB_REPLICATION_FACTOR="3") as mesh:
+        yield mesh
 
 
 class Load:
@@ -167,21 +134,8 @@ def test_any_worker_may_be_killed_under_load_and_comes_back_with_everything(mesh
 
 
 def test_too_few_workers_for_the_replicas_is_told(tmp_path: Path) -> None:
-    nats = NatsServer(tmp_path / "nats")
-    with asyncio.Runner() as runner:
-        runner.run(nats.start())
-        settings = {"VECTOR_DB_NATS_URL": nats.url, "VECTOR_DB_REPLICATION_FACTOR": "2"}
-        services = [
-            Service(w, tmp_path / w, **settings) for w in ("shard", "coordinator", "gateway")
-        ]
-        try:
-            for service in services:
-                service.spawn()
-            for service in services:
-                service.wait_ready()
-            with pytest.raises(HttpError, match="2 replicas need as many live workers, 1 are"):
-                services[2].call("/v1/collections", {"name": "c", "dimension": 3})
-        finally:
-            for service in services:
-                service.kill()
-            runner.run(nats.stop())
+    with (
+        running_mesh(tmp_path, shards=1, VECTOR_DB_REPLICATION_FACTOR="2") as mesh,
+        pytest.raises(HttpError, match="2 replicas need as many live workers, 1 are"),
+    ):
+        mesh.gateway.call("/v1/collections", {"name": "c", "dimension": 3})

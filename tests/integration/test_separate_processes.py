@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.processes import Service
-from vector_db.common.adapters.nats_server import NatsServer
-
-
-class Mesh:
-    """Four processes and their broker."""
-
-    def __init__(self, folder: Path, nats_url: str) -> None:
-        settings = {"VECTOR_DB_NATS_URL": nats_url}
-        self.shards = [Service("shard", folder / f"shard{i}", **settings) for i in range(2)]
-        self.coordinator = Service("coordinator", folder / "coordinator", **settings)
-        self.gateway = Service("gateway", folder / "gateway", **settings)
-
-    def start(self) -> None:
-        everyone = [*self.shards, self.coordinator, self.gateway]
-        for service in everyone:
-            service.spawn()
-        for service in everyone:
-            service.wait_ready()
-
-    def kill(self) -> None:
-        for service in [self.gateway, self.coordinator, *self.shards]:
-            service.kill()
+from tests.support.meshes import Mesh, running_mesh
 
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[Mesh]:
-    nats = NatsServer(tmp_path / "nats")
-    with asyncio.Runner() as runner:
-        runner.run(nats.start())
-        mesh = Mesh(tmp_path, nats.url)
-        try:
-            mesh.start()
-            yield mesh
-        finally:
-            mesh.kill()
-            runner.run(nats.stop())
+    with running_mesh(tmp_path) as mesh:
+        yield mesh
 
 
 def test_quick_start_and_a_collection_over_two_workers(mesh: Mesh) -> None:
