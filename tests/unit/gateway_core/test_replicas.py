@@ -148,6 +148,24 @@ def test_hedges_stay_within_their_budget() -> None:
     drive(scenario)
 
 
+def test_without_a_budget_another_one_is_asked_after_half_a_second_and_not_later() -> None:
+    async def scenario(rig: Rig) -> None:
+        for _ in range(200):
+            await rig.ask()
+        for name in ABC:
+            rig.bus.after_s[name] = 0.1
+        while rig.replicas.hedged < HEDGES_MAX:
+            await asyncio.gather(*(rig.ask() for _ in range(3)))
+        rig.bus.after_s.clear()
+        for name in ABC:
+            rig.bus.after_s[name] = QUICK_S
+        first = min(ABC, key=lambda name: rig.bus.asked[name])
+        rig.bus.after_s[first] = float("inf")
+        assert await elapsed_s(rig.ask()) <= LATE_S + QUICK_S + 1e-9
+
+    drive(scenario)
+
+
 def test_a_silent_replica_is_asked_last() -> None:
     async def scenario(rig: Rig) -> None:
         rig.silent.add("b")

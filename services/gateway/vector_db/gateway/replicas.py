@@ -188,7 +188,7 @@ class _Race(Generic[Reply]):
         if late or self._may_hedge():
             self._start()
         else:
-            self._timer = self._loop.call_later(LATE_S, self._start)
+            self._timer = self._loop.call_at(self._started_s + LATE_S, self._start)
 
     def _ended(self, one: str, task: asyncio.Task[Reply]) -> None:
         self._count(one, -1)
