@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.sim.hunt import replicated, services
+from tests.sim.hunt import Result, replicated, services
 from tests.sim.services.planted import PLANTED
 
 SEEDS = 100
@@ -18,20 +19,16 @@ BLOCK = 10
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("first", range(1, SEEDS + 1, BLOCK))
-def test_seeds_keep_every_promise(first: int) -> None:
+@pytest.mark.parametrize(
+    ("work", "first"),
+    [(services, first) for first in range(1, SEEDS + 1, BLOCK)]
+    + [(replicated, first) for first in range(1, REPLICATED_SEEDS + 1, BLOCK)],
+)
+def test_seeds_keep_every_promise(work: Callable[[int], Result], first: int) -> None:
+    more = " --replicated" if work is replicated else ""
     for seed in range(first, first + BLOCK):
-        result = services(seed)
-        replay = f"python -m tests.sim --seed {seed} --trace"
-        assert result.violations == [], replay
-        assert result.outcomes["committed"] > 0, f"nothing happened: {replay}"
-
-
-@pytest.mark.parametrize("first", range(1, REPLICATED_SEEDS + 1, BLOCK))
-def test_seeds_keep_every_promise_with_replicas(first: int) -> None:
-    for seed in range(first, first + BLOCK):
-        result = replicated(seed)
-        replay = f"python -m tests.sim --seed {seed} --replicated --trace"
+        result = work(seed)
+        replay = f"python -m tests.sim --seed {seed}{more} --trace"
         assert result.violations == [], replay
         assert result.outcomes["committed"] > 0, f"nothing happened: {replay}"
 

@@ -1,4 +1,4 @@
-"""Searches of FAISS indexes without what its Python wrapper adds to each.
+"""Searches of FAISS indexes, and their arrays, without what its Python wrapper adds to each.
 
 Owns the rule that what a search is given stays alive until it returns, and is only read: so threads
 share parameters, and bits of live rows belong to their view.
@@ -18,6 +18,12 @@ from vector_db.common.model.rows import F32
 faiss: Any = _faiss
 _KEPT = 64
 """Parameters kept: few efforts recur, one for each k."""
+
+
+def array_of(vector: Any) -> NDArray[Any]:
+    """The items of a vector that an index holds, where they lie: no longer than the index lives."""
+    array: NDArray[Any] = faiss.rev_swig_ptr(vector.data(), vector.size())
+    return array
 
 
 def packed_bits(live: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vector_db.common.model.collection import Encoding, IndexKind, IndexOptions, Metric
 from vector_db.common.model.rows import F32
-from vector_db.shard.index.calls import Parameters, packed_bits, search_index, selector_of
+from vector_db.shard.index.calls import Parameters, array_of, packed_bits, search_index, selector_of
 from vector_db.shard.index.forms import closeness, indexed_form
 from vector_db.shard.index.links import rows_forgotten
 from vector_db.shard.index.pages import use_huge_pages
@@ -105,7 +105,7 @@ class HnswIndex:
             return cls(index, metric, encoding)
         graph = index.hnsw
         for vector in (faiss.downcast_index(index.storage).codes, graph.neighbors, graph.offsets):
-            array = faiss.rev_swig_ptr(vector.data(), vector.size())
+            array = array_of(vector)
             use_huge_pages(array.ctypes.data, array.nbytes)
         return cls(index, metric, encoding)
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vector_db.common.model.rows import F32
+from vector_db.shard.index.calls import array_of
 
 faiss: Any = _faiss
 Distances = Callable[[NDArray[np.int64]], F32]
@@ -31,8 +32,8 @@ def rows_forgotten(
     graph: Any, rows: NDArray[np.int64], total: int, distances: Distances
 ) -> Iterator[None]:
     """No link of `graph` (a FAISS HNSW over `total` rows, in memory) leads to `rows` meanwhile."""
-    links: NDArray[np.int32] = faiss.rev_swig_ptr(graph.neighbors.data(), graph.neighbors.size())
-    offsets = faiss.rev_swig_ptr(graph.offsets.data(), total + 1)
+    links: NDArray[np.int32] = array_of(graph.neighbors)
+    offsets = array_of(graph.offsets)
     levels = faiss.vector_to_array(graph.cum_nneighbor_per_level).astype(np.int64)
     marked = np.zeros(total + 1, dtype=np.bool_)  # the last is for -1
     marked[rows] = True

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vector_db.common.model.collection import Encoding
 from vector_db.common.model.rows import F32
+from vector_db.shard.index.calls import array_of
 from vector_db.shard.native import native
 
 faiss: Any = _faiss
@@ -57,12 +58,12 @@ def walker_of(index: Any, encoding: Encoding) -> Walker | None:
     starts = faiss.vector_to_array(graph.cum_nneighbor_per_level).tolist()
     return Walker(
         native.Graph(
-            codes=_array(storage.codes),
+            codes=array_of(storage.codes),
             encoding=_ENCODINGS[encoding],
             dimension=index.d,
             distance=index.metric_type == faiss.METRIC_L2,
-            links=_array(graph.neighbors),
-            offsets=_array(graph.offsets),
+            links=array_of(graph.neighbors),
+            offsets=array_of(graph.offsets),
             starts=tuple(starts),
             entry=graph.entry_point,
             levels=graph.max_level + 1,
@@ -70,9 +71,3 @@ def walker_of(index: Any, encoding: Encoding) -> Walker | None:
         ),
         native.BEAM_MAX,
     )
-
-
-def _array(vector: Any) -> NDArray[Any]:
-    """The items of a FAISS vector, where they lie."""
-    array: NDArray[Any] = faiss.rev_swig_ptr(vector.data(), vector.size())
-    return array
