@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from tests.sim import hunt
-from tests.sim.hunt import Result
+from tests.sim.hunt import Form, Result
 from tests.sim.machines.plants import PLANTS
 from tests.sim.services.planted import PLANTED
 
@@ -22,7 +22,9 @@ def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seed", type=int, help="run this one and print its trace hash")
-    parser.add_argument("--replicated", action="store_true", help="with three replicas")
+    parser.add_argument(
+        "--form", choices=[f.value for f in Form], default=Form.SINGLE.value, help="of --seed"
+    )
     parser.add_argument("--trace", action="store_true", help="print every event of --seed")
     parser.add_argument("--seeds", type=int, default=100, help="how many (100)")
     parser.add_argument("--start", type=int, default=1, help="the first (1)")
@@ -34,13 +36,12 @@ def main() -> int:
     if asked.plants:
         return _hunt(seeds, asked.jobs)
     if asked.seed is not None:
-        return _one(asked.seed, asked.plant, asked.trace, asked.replicated)
+        return _one(asked.seed, asked.plant, asked.trace, Form(asked.form))
     return _many(seeds, asked.plant, asked.jobs)
 
 
-def _one(seed: int, plant: str | None, trace: bool, replicated: bool) -> int:
-    replicas = hunt.REPLICAS if replicated else 1
-    result = hunt.services(seed, plant, print if trace else None, replicas)
+def _one(seed: int, plant: str | None, trace: bool, form: Form) -> int:
+    result = hunt.services(seed, plant, print if trace else None, form)
     _show(result.seed, result.violations)
     print(f"seed {seed} trace {result.digest} ({result.events} events)")
     wrong = bool(result.violations)
@@ -54,11 +55,12 @@ def _one(seed: int, plant: str | None, trace: bool, replicated: bool) -> int:
 
 def _many(seeds: range, plant: str | None, jobs: int) -> int:
     """Seeds, and (without a plant) every planted fault with the seed that is known to catch it."""
-    wrong = _services(hunt.spread(hunt.services, seeds, jobs, plant), plant)
     if plant is not None:
-        return int(not wrong)
-    print(f"with {hunt.REPLICAS} replicas:")
-    wrong |= _services(hunt.spread(hunt.replicated, seeds, jobs), None, " --replicated")
+        return int(not _services(hunt.spread(hunt.planted, seeds, jobs, plant), plant))
+    wrong = _services(hunt.spread(hunt.services, seeds, jobs), None)
+    for form, work in ((Form.REPLICATED, hunt.replicated), (Form.MOVING, hunt.moving)):
+        print(f"{form.value}:")
+        wrong |= _services(hunt.spread(work, seeds, jobs), None, f" --form {form.value}")
     wrong |= _machines(seeds, jobs)
     return int(wrong | (not _prove()))
 
@@ -111,9 +113,10 @@ def _hunt(seeds: range, jobs: int) -> int:
         missed += _tell(f"machines: {plant.name}", seed, plant.seed)
     for name in PLANTED:
         caught = None
-        for result in hunt.spread(hunt.services, seeds, jobs, name):
+        form = PLANTED[name].form
+        for result in hunt.spread(hunt.planted, seeds, jobs, name):
             # A seed that fails without the plant as well says nothing about it.
-            if result.violations and not hunt.services(result.seed).violations:
+            if result.violations and not hunt.services(result.seed, form=form).violations:
                 caught = result.seed
                 break
         missed += _tell(name, caught, PLANTED[name].seed)

@@ -11,34 +11,52 @@ from typing import Any, TypeVar
 from tests.sim.machines import run as machines_run
 from tests.sim.machines.checks import Report
 from tests.sim.machines.plants import PLANTS
+from tests.sim.services.forms import Form
 from tests.sim.services.planted import PLANTED
 from tests.sim.services.run import Result, run_seed
 
-__all__ = ["Report", "Result", "known_plants", "machines", "replicated", "services", "spread"]
+__all__ = [
+    "Form",
+    "Report",
+    "Result",
+    "known_plants",
+    "machines",
+    "moving",
+    "planted",
+    "replicated",
+    "services",
+    "spread",
+]
 
 T = TypeVar("T")
-
-
-REPLICAS = 3
-"""Of every shard in the seeds that have replicas."""
 
 
 def services(
     seed: int,
     plant: str | None = None,
     write: Callable[[str], None] | None = None,
-    replicas: int = 1,
+    form: Form = Form.SINGLE,
 ) -> Result:
     """One seed of whole services, with the product broken on purpose where `plant` names how."""
     if plant is None:
-        return run_seed(seed, write, replicas)
+        return run_seed(seed, write, form)
     with PLANTED[plant].apply():
-        return run_seed(seed, write, replicas)
+        return run_seed(seed, write, form)
 
 
 def replicated(seed: int) -> Result:
     """One seed of whole services with replicas."""
-    return services(seed, replicas=REPLICAS)
+    return services(seed, form=Form.REPLICATED)
+
+
+def moving(seed: int) -> Result:
+    """One seed of whole services with shards that move."""
+    return services(seed, form=Form.MOVING)
+
+
+def planted(seed: int, plant: str) -> Result:
+    """One seed of whole services, in the form in which the plant shows."""
+    return services(seed, plant, form=PLANTED[plant].form)
 
 
 def machines(seed: int) -> Report:
@@ -83,4 +101,4 @@ def _shows(caught_by: Callable[[int], str], seed: int) -> bool:
 
 
 def _services_show(name: str, seed: int) -> bool:
-    return bool(services(seed, name).violations)
+    return bool(planted(seed, name).violations)

@@ -75,6 +75,10 @@ class DictStore:
             else:
                 del self.rows[row_id]
 
+    def shards(self) -> set[int]:
+        """Rows are not told apart by shard, so none ever go."""
+        return set()
+
     def at(self, ts: int) -> dict[bytes, tuple[int, float]]:
         """Key → (version, value) of the rows that are visible at `ts`."""
         return {

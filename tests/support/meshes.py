@@ -18,15 +18,27 @@ class Mesh:
         self, folder: Path, nats_url: str, shards: int, gateways: int, **settings: str
     ) -> None:
         settings["VECTOR_DB_NATS_URL"] = nats_url
-        self.shards = [
-            Service("shard", folder / f"shard{i}", VECTOR_DB_ZONE=f"z{i}", **settings)
-            for i in range(shards)
-        ]
+        self._folder, self._settings = folder, settings
+        self.shards = [self._shard(i) for i in range(shards)]
         self.coordinator = Service("coordinator", folder / "coordinator", **settings)
         self.gateways = [
             Service("gateway", folder / f"gateway{i}", **settings) for i in range(gateways)
         ]
-        self.everyone = [*self.shards, self.coordinator, *self.gateways]
+
+    @property
+    def everyone(self) -> list[Service]:
+        return [*self.shards, self.coordinator, *self.gateways]
+
+    def _shard(self, number: int) -> Service:
+        folder = self._folder / f"shard{number}"
+        return Service("shard", folder, **{"VECTOR_DB_ZONE": f"z{number}"} | self._settings)
+
+    def add_shard(self) -> Service:
+        """One more shard worker, started."""
+        added = self._shard(len(self.shards))
+        self.shards.append(added)
+        added.start()
+        return added
 
     @property
     def gateway(self) -> Service:

@@ -166,6 +166,12 @@ class Service:
         """One request to the REST edge. See `call`."""
         return call(self.url + path, body, method, headers)
 
+    def health(self) -> dict[str, Any]:
+        """Its facts, ready or not."""
+        edge = self.which in ("all", "gateway")
+        port = self.http_port if edge else self.admin_port
+        return call(f"http://127.0.0.1:{port}/health")
+
     def kill(self) -> None:
         """SIGKILL to the whole process group: no service gets to say good-bye.
 

@@ -152,7 +152,9 @@ def vote(
     deadline_ms: int = FAR_MS,
     deleted: int = 0,
     collections: Sequence[int] = (COLLECTION,),
+    at_ts: int | None = None,
 ) -> Vote:
+    """`at_ts` None: in the knowledge of all that the term has decided."""
     return Vote(
         txn_id=txn(name),
         term=term,
@@ -167,6 +169,7 @@ def vote(
         deleted=deleted,
         reason=no,
         detail=detail,
+        at_ts=make_ts(term, 1 << 30) if at_ts is None else at_ts,
     )
 
 

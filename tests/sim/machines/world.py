@@ -84,6 +84,8 @@ class Leader:
 
     name: str
     sequencer: Sequencer
+    asked: bool = False
+    """Whether the collection was asked for in its term."""
 
 
 class World:
@@ -157,11 +159,7 @@ class World:
         self.decision_logs[term] = []
         sequencer = Sequencer(term, first, max(self.now_ms, survey.wall_ms()))
         self.leaders.append(Leader(name, sequencer))
-        if not first.replicas:
-            sequencer.create_collection(
-                "c", DIMENSION, Metric.EUCLIDEAN, self.shards, dict(self.replicas), 1
-            )
-        elif first.collections:
+        if first.collections:
             self.collection = first.collections[0]
 
     def carry_out(self, leader: Leader, effects: Effects) -> None:
@@ -171,6 +169,18 @@ class World:
             self.collection = reply.collection
         if leader.sequencer.stable_ts:
             self.stable_seen = max(self.stable_seen, leader.sequencer.stable_ts)
+        self.create_if_due(leader)
+
+    def create_if_due(self, leader: Leader) -> None:
+        """The first term that is known to a majority makes the collection."""
+        sequencer = leader.sequencer
+        if sequencer.state.replicas or leader.asked or not sequencer.placement_settled:
+            return
+        leader.asked = True
+        made = sequencer.create_collection(
+            "c", DIMENSION, Metric.EUCLIDEAN, self.shards, dict(self.replicas), 1
+        )
+        self.carry_out(leader, made)
 
     def tell(self, outcome: Outcome) -> None:
         """An outcome reaches the client; another one later is a lie."""
@@ -279,7 +289,7 @@ class World:
                 tail = peer.participant.tail_after(missing.term, *missing.tail)
                 worker.participant.supply_tail(tail)
         for txn_id, shard in missing.parts:
-            peer = self.workers[self.random.choice(missing.replicas[shard])]
+            peer = self.workers[self.random.choice(missing.state.holders(shard))]
             if peer is worker or self._is_away(peer):
                 continue
             lsns = peer.participant.part_lsns(txn_id, shard)

@@ -63,6 +63,7 @@ class Sizes:
 
     shard_count: int = 4
     replicas: int = 1
+    grace_s: float = 60.0
     chunk_bytes: int = 2048
     seal_rows: int = 40
     wal_file_bytes: int = 16_384
@@ -199,6 +200,12 @@ class Node:
             self._note(f"crash power={power}")
             self._bury(self.life, power)
 
+    def lose_disk(self) -> None:
+        """The process dies, and all that it had is gone: who starts here next is another worker."""
+        self.crash(power=False)
+        self._note("loses its disk")
+        self.disk.erase()
+
     def _on_cut(self) -> None:
         if self.life is not None and not self.life.dead:
             self._cluster.count("power cut in a disk operation")
@@ -307,7 +314,9 @@ class Cluster:
         self.config = Config(
             server=ServerConfig(start_timeout_s=60.0),
             sharding=ShardingConfig(
-                shard_count=sizes.shard_count, replication_factor=sizes.replicas
+                shard_count=sizes.shard_count,
+                replication_factor=sizes.replicas,
+                failover_grace_s=sizes.grace_s,
             ),
             # Abandoned transactions end within the time that a run waits for everything to.
             transactions=TransactionsConfig(txn_timeout_s=8.0),

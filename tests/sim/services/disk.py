@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,16 @@ class SimDisk:
         self._unsynced.clear()
         self._poisoned.clear()
         self._nameless.clear()
+
+    def erase(self) -> None:
+        """Nothing is left of any file. No process may run."""
+        for folder in (self.root, self._shadow_root):
+            shutil.rmtree(folder)
+            folder.mkdir()
+        self._unsynced.clear()
+        self._poisoned.clear()
+        self._nameless.clear()
+        self._shadows.clear()
 
     def flip_bit(self, name: str, offset: int) -> None:
         """Damage one bit of a file at rest."""

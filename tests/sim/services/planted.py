@@ -15,6 +15,7 @@ from unittest.mock import patch
 import msgspec
 
 import vector_db.shard.core.judge as judge
+from tests.sim.services.forms import Form
 from vector_db.common.core.messages import (
     AnyMessage,
     Beat,
@@ -31,6 +32,7 @@ from vector_db.coordinator.requests import Requests
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.idempotency import IdempotentWrites
 from vector_db.gateway.transactions import Transactions
+from vector_db.shard.core.holdings import Holdings
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.staging import Part
 from vector_db.shard.group_commit import GroupCommit
@@ -44,22 +46,23 @@ class Planted:
 
     apply: Callable[[], AbstractContextManager[object]]
     seed: int
+    form: Form = Form.SINGLE
 
 
 PLANTED: dict[str, Planted] = {}
 
 
 def _plant(
-    name: str, seed: int
+    name: str, seed: int, form: Form = Form.SINGLE
 ) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
     def register(make: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
-        PLANTED[name] = Planted(contextmanager(make), seed)
+        PLANTED[name] = Planted(contextmanager(make), seed, form)
         return make
 
     return register
 
 
-@_plant("vote before fsync", 1005)
+@_plant("vote before fsync", 1009)
 def _vote_before_fsync() -> Iterator[None]:
     calls = 0
     real = GroupCommit.advance
@@ -96,7 +99,8 @@ def _votes_of_other_terms() -> Iterator[None]:
     real = Sequencer.vote
 
     def vote(self: Sequencer, vote: Vote, now_ms: int) -> Any:
-        return real(self, msgspec.structs.replace(vote, term=self.term), now_ms)
+        taken = msgspec.structs.replace(vote, term=self.term, at_ts=self.last_ts)
+        return real(self, taken, now_ms)
 
     with patch.object(Sequencer, "vote", vote):
         yield
@@ -115,7 +119,8 @@ def _one_vote() -> Iterator[None]:
     def decide(self: Sequencer, txn: Any, now_ms: int, effects: Any) -> None:
         if txn.yes:
             for shard in txn.participants:
-                txn.yes.setdefault(shard, set(self._in_force.get(shard, ())))
+                voters = self._in_force.get(shard, ())
+                txn.yes.setdefault(shard, dict.fromkeys(voters, self.last_ts))
             txn.no.clear()
         real(self, txn, now_ms, effects)
 
@@ -257,4 +262,13 @@ def _aliases_apart() -> Iterator[None]:
         return answer
 
     with patch.object(Requests, "handle", handle):
+        yield
+
+
+# --- shards that move -----------------------------------------------------------------------------
+
+
+@_plant("peers forget what a copy needs", 17, Form.MOVING)
+def _needs_forgotten() -> Iterator[None]:
+    with patch.object(Holdings, "needs_ts", lambda self, cursor: cursor):
         yield

@@ -27,14 +27,21 @@ from tests.checkers.everything import check
 from tests.sim.services.cluster import Cluster, Sizes, small
 from tests.sim.services.disk import PowerCut
 from tests.sim.services.faults import Faults
+from tests.sim.services.forms import Form
 from tests.sim.services.loop import OWNER, SimLoop, SimTask, Spins, Trace
+from tests.sim.services.moving import Mover
 from tests.sim.services.switching import Switcher
 from tests.sim.services.workload import LISTS, Client, History, Shape
 
 LIVE_S = 30.0
 """Virtual seconds after the last fault in which everything works again."""
+MOVED_S = 60.0
 START_S = 20.0
+REPLICAS = 3
+"""Of every shard in the runs that have replicas; at most in those in which shards move."""
 MEMORY = Path("/dev/shm")
+_COUNTED = {"copied a shard", "gives up a shard", "begins where its peers stand"}
+"""Lines of the product's log that say how much of it was met."""
 
 
 @dataclass(slots=True)
@@ -51,16 +58,17 @@ class Result:
     violations: list[str] = field(default_factory=list)
 
 
-def run_seed(seed: int, write: Callable[[str], None] | None = None, replicas: int = 1) -> Result:
-    """Run one seed to its end, every shard with so many replicas. `write` gets every line of the
-    trace."""
+def run_seed(
+    seed: int, write: Callable[[str], None] | None = None, form: Form = Form.SINGLE
+) -> Result:
+    """Run one seed to its end. `write` gets every line of the trace."""
     result = Result(seed)
     loop = SimLoop()
     trace = Trace(loop.time, write)
     folder = Path(tempfile.mkdtemp(prefix="sim-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
-        with _quiet(trace, write is not None, result), small(sizes := _sizes(seed, replicas)):
-            world = _World(seed, folder, trace, sizes, result)
+        with _quiet(trace, write is not None, result), small(sizes := _sizes(seed, form)):
+            world = _World(seed, folder, trace, sizes, result, form)
             loop.set_exception_handler(world.on_exception)
             try:
                 loop.run_until_complete(world.run())
@@ -76,10 +84,12 @@ def run_seed(seed: int, write: Callable[[str], None] | None = None, replicas: in
     return result
 
 
-def _sizes(seed: int, replicas: int) -> Sizes:
+def _sizes(seed: int, form: Form) -> Sizes:
     random = Random(f"{seed} sizes")
+    replicas = {Form.SINGLE: 1, Form.REPLICATED: REPLICAS}
     return Sizes(
-        replicas=replicas,
+        replicas=replicas.get(form) or Random(f"{seed} replicas").randint(1, REPLICAS),
+        grace_s=4.0 if form is Form.MOVING else 60.0,
         shard_count=random.choice([1, 2, 4]),
         chunk_bytes=random.choice([1024, 4096]),
         seal_rows=random.choice([15, 40, 200]),
@@ -102,7 +112,9 @@ def _finish(loop: SimLoop) -> None:
 class _World:
     """The course of one run."""
 
-    def __init__(self, seed: int, folder: Path, trace: Trace, sizes: Sizes, result: Result) -> None:
+    def __init__(
+        self, seed: int, folder: Path, trace: Trace, sizes: Sizes, result: Result, form: Form
+    ) -> None:
         random = Random(f"{seed} world")
         self._random = random
         self._result = result
@@ -113,7 +125,7 @@ class _World:
             trace,
             sizes,
             coordinators=random.choice([1, 2]),
-            shards=max(random.choice([2, 3]), sizes.replicas),
+            shards=max(random.choice([2, 3]), sizes.replicas) + 2 * (form is Form.MOVING),
             gateways=random.choice([1, 2]),
         )
         self._cluster.violations = result.violations
@@ -134,6 +146,8 @@ class _World:
         ]
         own = Random(f"{seed} switcher")
         self._switcher = Switcher(self._cluster, own) if own.random() < 0.3 else None
+        moves = Random(f"{seed} moves")
+        self._mover = Mover(self._cluster, moves) if form is Form.MOVING else None
         self._judge = Client(self._cluster, self._history, shape, "judge", Random(f"{seed} judge"))
         self._duration_s = random.choice([2.0, 4.0, 7.0])
 
@@ -150,8 +164,9 @@ class _World:
     async def run(self) -> None:
         cluster = self._cluster
         for node in cluster.nodes:
-            node.start()
-        early = self._random.random() < 0.3
+            if self._mover is None or not self._mover.late(node):
+                node.start()
+        early = self._random.random() < 0.3 and self._mover is None
         if early:
             await self._faults.run(self._random.random() * 3)
             self._faults.heal()
@@ -159,6 +174,8 @@ class _World:
             clients = [asyncio.ensure_future(client.run()) for client in self._clients]
             if self._switcher is not None:
                 clients.append(asyncio.ensure_future(self._switcher.run()))
+            if self._mover is not None:
+                clients.append(asyncio.ensure_future(self._mover.run()))
             await self._faults.run(self._duration_s)
             self._faults.heal()
             await self._settle(clients)
@@ -198,6 +215,8 @@ class _World:
             client.stopping = True
         if self._switcher is not None:
             self._switcher.stopping = True
+        if self._mover is not None:
+            self._mover.stopping = True
         await asyncio.wait(clients, timeout=120.0)
         for task in clients:
             if not task.done():
@@ -213,6 +232,8 @@ class _World:
         if not await self._within(LIVE_S, self._reads_all):
             self._cluster.violation(f"not live: no read within {LIVE_S:g} s of the last fault")
             return
+        if self._mover is not None and not await self._at_rest(self._mover):
+            return
         for node in self._cluster.shards:
             node.crash(power=True)
         await asyncio.sleep(0.2)
@@ -220,6 +241,17 @@ class _World:
             self._cluster.violation(f"not live: no read {LIVE_S:g} s after a power cut")
         elif self._random.random() < 0.3:
             await self._damage_a_file()
+
+    async def _at_rest(self, mover: Mover) -> bool:
+        """Whether moves end, with the same rows in all replicas, which are the right ones."""
+        if not await self._within(MOVED_S, mover.rest):
+            self._cluster.violation(f"replicas still move {MOVED_S:g} s after the last fault")
+            return False
+        self._result.violations += mover.differences()
+        if not await self._within(LIVE_S, self._reads_all):
+            self._cluster.violation("not live: no read after the moves")
+            return False
+        return True
 
     async def _reads_all(self) -> bool:
         """Whether everything can be read, and is what it should be."""
@@ -273,6 +305,8 @@ def _quiet(trace: Trace, loud: bool, result: Result) -> Iterator[None]:
     def take(_: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         if loud:
             trace.show(f"  log {method} {event}")
+        if (told := event.get("event")) in _COUNTED:
+            result.counts[f"log: {told}"] = result.counts.get(f"log: {told}", 0) + 1
         if method == "exception":
             owner = OWNER.get()
             error = sys.exc_info()[1]

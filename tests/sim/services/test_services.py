@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.hunt import Result, replicated, services
+from tests.sim.hunt import Result, moving, planted, replicated, services
 from tests.sim.services.planted import PLANTED
 
 SEEDS = 100
 REPLICATED_SEEDS = 50
+MOVING_SEEDS = 50
 BLOCK = 10
 ROOT = Path(__file__).parents[3]
 
@@ -22,10 +23,11 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize(
     ("work", "first"),
     [(services, first) for first in range(1, SEEDS + 1, BLOCK)]
-    + [(replicated, first) for first in range(1, REPLICATED_SEEDS + 1, BLOCK)],
+    + [(replicated, first) for first in range(1, REPLICATED_SEEDS + 1, BLOCK)]
+    + [(moving, first) for first in range(1, MOVING_SEEDS + 1, BLOCK)],
 )
 def test_seeds_keep_every_promise(work: Callable[[int], Result], first: int) -> None:
-    more = " --replicated" if work is replicated else ""
+    more = "" if work is services else f" --form {work.__name__}"
     for seed in range(first, first + BLOCK):
         result = work(seed)
         replay = f"python -m tests.sim --seed {seed}{more} --trace"
@@ -36,8 +38,9 @@ def test_seeds_keep_every_promise(work: Callable[[int], Result], first: int) -> 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_caught_by_its_seed(name: str) -> None:
     seed = PLANTED[name].seed
-    assert services(seed, name).violations, f"seed {seed} shows nothing of it"
-    assert not services(seed).violations, "it is the fault that is caught"
+    assert planted(seed, name).violations, f"seed {seed} shows nothing of it"
+    form = PLANTED[name].form
+    assert not services(seed, form=form).violations, "it is the fault that is caught"
 
 
 def test_a_seed_has_one_trace_in_any_process() -> None:

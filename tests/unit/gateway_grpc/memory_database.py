@@ -296,3 +296,6 @@ class MemoryDatabase(MemoryCatalog):
 
     async def cluster(self) -> dict[str, Any]:
         return {}
+
+    async def drain(self, worker: str, drain: bool) -> None:
+        raise NotFound(f"shard worker {worker!r} is not known")

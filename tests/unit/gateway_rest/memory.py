@@ -68,6 +68,7 @@ class MemoryDatabase(MemoryCatalog):
         self._clock = itertools.count(1)
         self._staging = False
         self.stable_ts = 0
+        self.draining: set[str] = set()
         self.book = Book(self)
         self.history: dict[int, dict[str, Table]] = {}
 
@@ -312,7 +313,19 @@ class MemoryDatabase(MemoryCatalog):
 
     async def cluster(self) -> dict[str, Any]:
         self._enter("cluster")
-        return {"workers": [], "stable_ts": self.stable_ts}
+        return {
+            "workers": [{"id": "w1", "draining": "w1" in self.draining}],
+            "shards": {},
+            "joining": {},
+            "leaving": {},
+            "stable_ts": self.stable_ts,
+        }
+
+    async def drain(self, worker: str, drain: bool) -> None:
+        self._enter("drain")
+        if worker != "w1":
+            raise NotFound(f"shard worker {worker!r} is not known; known are w1")
+        (self.draining.add if drain else self.draining.discard)(worker)
 
 
 def _similarity(metric: Metric, a: F32, b: F32) -> float:

@@ -135,7 +135,7 @@ async def test_examples_of_the_description_work_as_shown(rest: Rest) -> None:
             if "example" not in media or path == "/v1/collections":
                 continue
             target = path.replace("{collection}", "words").replace("{id}", "a")
-            target = target.replace("{alias}", "latest")
+            target = target.replace("{alias}", "latest").replace("{worker}", "w1")
             await rest.ok(method.upper(), target, media["example"])
             tried += 1
     assert tried >= 11

@@ -31,6 +31,7 @@ from vector_db.common.core.messages import (
     Decision,
     DecisionRecord,
     Durable,
+    EnterReply,
     Overlay,
     PartRequest,
     Prepare,
@@ -46,7 +47,7 @@ from vector_db.shard import fetching
 from vector_db.shard import worker as driver
 from vector_db.shard.core import staging
 from vector_db.shard.core.participant import Participant
-from vector_db.shard.storage.records import PromiseRecord, WalChunks, parse
+from vector_db.shard.storage.records import LostRecord, PromiseRecord, WalChunks, parse
 from vector_db.shard.storage.wal import Wal
 from vector_db.shard.worker import Worker
 
@@ -75,6 +76,7 @@ class Node:
             self.pool,
             on_applied=lambda: None,
             on_dropped=lambda _: None,
+            on_removed=lambda _: None,
         )
         self.seq = 0
         self.prev = 0
@@ -139,6 +141,10 @@ class Node:
             parsed = parse(record_type, payload, lsn)
             if isinstance(parsed, PromiseRecord):
                 participant.adopt_term(parsed.term, parsed.coordinator)
+            elif isinstance(parsed, LostRecord):
+                participant.lose(parsed.shard)
+            elif isinstance(parsed, EnterReply):
+                participant.enter(parsed, lsn)
             elif isinstance(parsed[1], DecisionRecord):
                 participant.apply(parsed[1], parsed[0], lsn)
             else:

@@ -145,7 +145,7 @@ def test_an_empty_growing_segment_allocates_next_to_nothing(
     store.apply(0, upsert(NINE), 1)
     full = store.stats(StatsRequest(7, (0,))).bytes_memory
     seal(store, 1)
-    (part,) = store._all_slices()
+    (part,) = store.all_slices()
     assert part.growing.memory_bytes < 64 < full
 
 

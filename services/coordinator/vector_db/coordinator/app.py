@@ -36,6 +36,7 @@ from vector_db.common.model.errors import InvalidArgument, TooLarge
 from vector_db.common.ports import BusTimeout, BusUnavailable, Subscription
 from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
+from vector_db.coordinator.controller import MEMBER_TIMEOUT_S, Controller, Placing
 from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import ClusterMismatch, HistoryLost, Survey
 from vector_db.coordinator.requests import Requests
@@ -46,7 +47,6 @@ BEAT_TIMEOUT_S = 1.5
 SURVEY_REPEAT_S = 0.2
 BOOTSTRAP_GRACE_S = 1.0
 """How long a new cluster waits for workers that know an older one."""
-MEMBER_TIMEOUT_S = 3.0
 COMPLAINT_S = 5.0
 
 
@@ -60,7 +60,10 @@ class Coordinator:
         self._bus = runtime.bus
         self._clock = runtime.clock
         self._shard_count = config.sharding.shard_count
-        self._replication_factor = config.sharding.replication_factor
+        sharding = config.sharding
+        self._wanted = Placing(
+            sharding.replication_factor, sharding.copies_max, sharding.failover_grace_s
+        )
         self._id = runtime.random.randbytes(16).hex()
         self._log = structlog.get_logger("vector_db.coordinator").bind(coordinator=self._id)
         self._subscriptions: list[Subscription] = []
@@ -335,9 +338,8 @@ class Coordinator:
 
     async def _lead(self, sequencer_: Sequencer) -> None:
         term = Term(self._bus, self._id, sequencer_, self._wall_ms)
-        requests = Requests(
-            self._bus, term, self._shard_count, self._replication_factor, self._alive
-        )
+        requests = Requests(self._bus, term, self._shard_count, self._wanted.factor, self._alive)
+        controller = Controller(term, self._clock, lambda: self._members, self._wanted)
         self._g_term.set(sequencer_.term)
         self._g_undecided.set_function(lambda: sequencer_.counts()["undecided"])
         serving = await self._bus.serve(sequencer(), requests.handle)
@@ -345,7 +347,7 @@ class Coordinator:
         self._term = term
         self._leading.set()
         try:
-            await term.lead()
+            await term.lead(controller.run)
         finally:
             self._stable_ts = max(self._stable_ts, sequencer_.stable_ts)
             self._term = None

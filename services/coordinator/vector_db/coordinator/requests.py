@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from vector_db.common.core.domain import majority
 from vector_db.common.core.messages import (
     AbortRequest,
@@ -15,6 +17,7 @@ from vector_db.common.core.messages import (
     ConfirmReply,
     ConfirmRequest,
     CreateCollectionRequest,
+    DrainRequest,
     DropCollectionRequest,
     Member,
     SetAliasesRequest,
@@ -27,13 +30,14 @@ from vector_db.common.core.subjects import worker
 from vector_db.common.model.errors import (
     AlreadyExists,
     InvalidArgument,
+    NotFound,
     Unavailable,
     VectorDBError,
 )
 from vector_db.common.model.ids import IDEMPOTENCY_COLLECTION, validate_collection_name
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
 from vector_db.coordinator.core.catalog import aliases_after, altered, check_create, to_drop
-from vector_db.coordinator.term import CATALOG_TIMEOUT_S, ShardChoice, Term
+from vector_db.coordinator.term import CATALOG_TIMEOUT_S, Placed, ShardChoice, Term
 
 CONFIRM_TIMEOUT_S = 2.0
 
@@ -77,6 +81,9 @@ class Requests:
                     lambda: aliases_after(self._term.state, message.changes)
                 )
                 return self._catalog()
+            case DrainRequest():
+                await self._drain(message)
+                return self._catalog()
             case TxnStatusRequest():
                 return self._term.status(message)
             case AbortRequest():
@@ -97,6 +104,7 @@ class Requests:
             replicas=sequencer.state.replicas,
             workers=tuple(self._members()),
             aliases=sequencer.state.aliases,
+            moves=sequencer.state.moves,
         )
 
     async def _create(self, asked: CreateCollectionRequest) -> None:
@@ -113,9 +121,10 @@ class Requests:
     def _choose(self, asked: CreateCollectionRequest) -> ShardChoice:
         """The shards of a new collection; runs under the catalog lock."""
         check_create(self._term.state, asked)
-        if not self._term.sequencer.placement_settled:
-            raise Unavailable("the placement is changing, try again")
-        alive = {m.worker: m.zone for m in self._members() if m.ready}
+        state = self._term.state
+        draining = state.moves.draining
+        ready = {m.worker: m.zone for m in self._members() if m.ready}
+        alive = {w: zone for w, zone in ready.items() if w not in draining}
         if not alive:
             raise Unavailable("no shard worker is alive")
         count = asked.shards or min(len(alive), self._shard_count)
@@ -128,19 +137,40 @@ class Requests:
                 asked.name,
                 count,
                 self._shard_count,
-                self._term.state.replicas,
+                state.replicas,
                 alive,
                 self._replication_factor,
             )
         except ValueError as error:
             raise Unavailable(str(error)) from error
-        dead = {w for ws in self._term.state.replicas.values() for w in ws} - alive.keys()
-        if dead and replicas != self._term.state.replicas:
+        silent = [s for s in state.replicas if not state.has_majority(s, set(ready))]
+        if silent and replicas != state.replicas:
             raise Unavailable(
-                "a new shard must be placed, which every shard worker confirms; "
-                f"not alive: {', '.join(sorted(dead))}"
+                "a new shard must be placed, which a majority of the replicas of every shard "
+                f"confirms; of shards {silent} none is alive"
             )
         return shards, replicas
+
+    async def _drain(self, asked: DrainRequest) -> None:
+        """Note that a worker shall hold nothing, or may again; the controller does the rest."""
+
+        def choose() -> Placed | None:
+            state = self._term.state
+            known = state.workers().union(m.worker for m in self._members())
+            if asked.worker not in known:
+                raise NotFound(
+                    f"shard worker {asked.worker!r} is not known; known are "
+                    f"{', '.join(sorted(known)) or 'none'}"
+                )
+            draining = set(state.moves.draining) - {asked.worker}
+            if asked.drain:
+                draining.add(asked.worker)
+            if draining == set(state.moves.draining):
+                return None
+            moves = msgspec.structs.replace(state.moves, draining=tuple(sorted(draining)))
+            return state.replicas, moves
+
+        await self._term.place(choose)
 
     async def _strong(self) -> StrongReply:
         """`stable_ts`, once a majority of some shard confirms that this term is still theirs."""

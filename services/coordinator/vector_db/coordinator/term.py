@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -18,6 +19,7 @@ from vector_db.common.core.messages import (
     Beat,
     CreateCollectionRequest,
     Durable,
+    Moves,
     NeedTakeover,
     Outcome,
     TxnStatus,
@@ -70,6 +72,7 @@ class Term:
         self._replies: dict[int, asyncio.Future[Collection | None]] = {}
         self._next_token = 1
         self._catalog_lock = asyncio.Lock()
+        self._settled = asyncio.Event()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stable_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._swept = False
@@ -120,6 +123,7 @@ class Term:
         :raises Unavailable: the term ends before it is decided and durable.
         """
         async with self._catalog_lock:
+            await self._settle()
             shards, replicas = choose()
             for shard in replicas.keys() - self.state.replicas.keys():
                 try:
@@ -169,8 +173,7 @@ class Term:
     async def _change(self, decide: Callable[[int], Effects]) -> None:
         """One change of the catalog at a time: decided in its turn, and awaited."""
         async with self._catalog_lock:
-            if not self.sequencer.placement_settled:
-                raise Unavailable("the placement is changing, try again")
+            await self._settle()
             token, future = self._expect_reply()
             try:
                 effects = decide(token)
@@ -179,6 +182,34 @@ class Term:
                 raise
             self._carry_out(effects)
             await self._reply(future)
+
+    async def place(self, choose: Callable[[], Placed | None]) -> bool:
+        """Decide the placement that `choose` gives in its turn, and wait until it is in force;
+        false: it gives none.
+
+        :raises Unavailable: it is not known to be in force.
+        """
+        async with self._catalog_lock:
+            await self._settle()
+            if (placed := choose()) is None:
+                return False
+            token, future = self._expect_reply()
+            self._carry_out(self.sequencer.set_placement(*placed, token))
+            await self._reply(future)
+        return True
+
+    async def _settle(self) -> None:
+        """Until the last placement is in force; the takeover's is one, too.
+
+        :raises Unavailable: it is not in time.
+        """
+        if self.sequencer.placement_settled:
+            return
+        self._settled.clear()
+        try:
+            await asyncio.wait_for(self._settled.wait(), CATALOG_TIMEOUT_S)
+        except TimeoutError:
+            raise Unavailable("the placement is changing, try again") from None
 
     async def wait_stable(self, ts: int, timeout_s: float) -> None:
         """Until `stable_ts` reaches `ts`.
@@ -229,6 +260,8 @@ class Term:
             self._stable_waiters = [w for w in self._stable_waiters if not w[1].done()]
         if self.sequencer.has_decisions():
             self._decisions.set()
+        if self.sequencer.placement_settled:
+            self._settled.set()
 
     def _beat(self, told: tuple[Outcome, ...] = ()) -> Beat:
         sequencer = self.sequencer
@@ -244,8 +277,8 @@ class Term:
             last_ts=sequencer.last_ts,
         )
 
-    async def lead(self) -> None:
-        """Until the term is lost.
+    async def lead(self, control: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Until the term is lost; `control` moves replicas beside it.
 
         :raises TermLost: why.
         """
@@ -254,6 +287,7 @@ class Term:
             async with asyncio.TaskGroup() as tasks:
                 for part in (self._publish, self._tell, self._beats, self._ticks, self._trims):
                     tasks.create_task(part(), name=f"term.{part.__name__}")
+                tasks.create_task(control(), name="term.control")
                 await self._lost
         except* TermLost as lost:
             raise TermLost(str(lost.exceptions[0])) from None
@@ -340,5 +374,7 @@ class Term:
             await self._bus.delete_log(LogName(stream, ""))
 
 
+Placed = tuple[dict[int, tuple[str, ...]], Moves]
+"""(replicas of all shards, what is on its way)."""
 ShardChoice = tuple[tuple[int, ...], dict[int, tuple[str, ...]]]
 """(shards of a new collection, the placement that they need)."""

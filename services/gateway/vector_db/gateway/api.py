@@ -192,4 +192,10 @@ class DatabaseApi(RowsApi, Protocol):
         """``{"state": committed | aborted | pending | unknown, "commit_ts"?, "reason"?}``."""
 
     async def cluster(self) -> dict[str, Any]:
-        """Workers, placement, term, stable_ts: what `/v1/cluster` shows."""
+        """Workers, placement, moves, term, stable_ts: what `/v1/cluster` shows."""
+
+    async def drain(self, worker: str, drain: bool) -> None:
+        """Let a shard worker hold nothing any more, or again; replicas move one after another.
+
+        :raises NotFound: no such worker is known.
+        """

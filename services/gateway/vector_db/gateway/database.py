@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vector_db.common.core.messages import DrainRequest, Moves
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import (
     Conflict,
@@ -283,21 +284,33 @@ class Database(CatalogCalls):
         await self._view.refresh()
         view = self._view
         reply = view.reply
+        moves = Moves() if reply is None else reply.moves
         return {
             "term": view.term,
             "stable_ts": view.stable_ts,
             "catalog_ts": view.catalog_ts,
             "shards": {str(s): list(w) for s, w in sorted(view.replicas.items())},
+            "joining": {str(s): w for s, w in sorted(moves.joining.items())},
+            "leaving": {str(s): list(w) for s, w in sorted(moves.leaving.items())},
             "workers": [
                 {
                     "id": member.worker,
                     "zone": member.zone,
                     "ready": member.ready,
+                    "draining": member.worker in moves.draining,
                     "cursor": member.cursor,
                     "shards": list(member.shards),
+                    "copying": {
+                        str(shard): {"bytes_done": done, "bytes_all": whole}
+                        for shard, (done, whole) in sorted(member.copying.items())
+                    },
                     "simd": member.simd,
                     "native": member.native,
                 }
                 for member in (reply.workers if reply else ())
             ],
         }
+
+    async def drain(self, worker: str, drain: bool) -> None:
+        """See `DatabaseApi.drain`."""
+        self._view.take_catalog(await self._view.ask(DrainRequest(worker, drain)))

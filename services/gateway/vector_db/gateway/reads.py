@@ -1,12 +1,14 @@
 """Scatter-gather: one request for each set of replicas of a collection's shards, one merged answer.
 
-Owns the invariant that every part of one read is read at the same snapshot.
+Owns two invariants: every part of one read is read at the same snapshot, and a shard that moves
+while it is read is read where it is then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -27,7 +29,7 @@ from vector_db.common.core.messages import (
     StatsRequest,
 )
 from vector_db.common.model.collection import Collection
-from vector_db.common.model.errors import Unavailable
+from vector_db.common.model.errors import Moved, Unavailable
 from vector_db.common.model.rows import F32, Blob
 from vector_db.common.ports import Bus
 from vector_db.gateway.cluster import ClusterView
@@ -43,6 +45,11 @@ COALESCED_QUERIES_MAX = 16
 """Two small batches in flight keep decoding and searching busy at once; one large batch would make
 all clients wait for each other in step (measured at 64 clients: a third more queries a second)."""
 
+REROUTED_S_MAX = 10.0
+REROUTE_PAUSE_S = 0.05
+"""A placement that is known here may be applied by its workers a moment later."""
+
+T = TypeVar("T")
 Reply = TypeVar("Reply", SearchReply, RowsReply, CountReply, StatsReply)
 Routes: TypeAlias = dict[tuple[str, ...], tuple[int, ...]]
 
@@ -83,6 +90,27 @@ class Reader:
         _, reply = await self._replicas.ask(replicas, message, kind)
         return reply
 
+    async def _rerouted(self, read: Callable[[], Awaitable[T]]) -> T:
+        """A read; once more whenever nobody answers it by a placement that is not the newest.
+
+        :raises Unavailable: nobody answers by the newest either.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + REROUTED_S_MAX
+        while True:
+            placement = self._view.replicas
+            try:
+                return await read()
+            except Unavailable as error:
+                with contextlib.suppress(Unavailable):  # nobody leads who could have changed it
+                    await self._view.refresh()
+                if self._view.replicas == placement:
+                    if not isinstance(error, Moved):
+                        raise
+                    await asyncio.sleep(REROUTE_PAUSE_S)
+                if loop.time() >= until:
+                    raise Unavailable(error.message) from error
+
     # --- search -----------------------------------------------------------------------------------
 
     async def search(
@@ -98,6 +126,18 @@ class Reader:
         A read with an overlay is seen by nobody else, so it travels alone, and so does one that
         `notes` are to be made of.
         """
+        return await self._rerouted(
+            lambda: self._search(collection, shape, vectors, overlay, notes)
+        )
+
+    async def _search(
+        self,
+        collection: Collection,
+        shape: Shape,
+        vectors: F32,
+        overlay: Overlay | None,
+        notes: Notes | None,
+    ) -> list[Hits]:
         if notes is not None:
             notes.scattering()
         routes = self._routes(collection)
@@ -212,6 +252,18 @@ class Reader:
         overlay: Overlay | None = None,
     ) -> RowsReply:
         """Rows in the order of `ids` (distinct), absent ones left out."""
+        return await self._rerouted(
+            lambda: self._fetch(collection, ids, snapshot_ts, include_vectors, overlay)
+        )
+
+    async def _fetch(
+        self,
+        collection: Collection,
+        ids: Sequence[bytes],
+        snapshot_ts: int,
+        include_vectors: bool,
+        overlay: Overlay | None,
+    ) -> RowsReply:
         packed = Blob.pack(ids)
         routes = self._routes(collection)
         replies = await asyncio.gather(
@@ -243,6 +295,11 @@ class Reader:
         overlay: Overlay | None = None,
     ) -> int:
         """Visible rows that match."""
+        return await self._rerouted(lambda: self._count(collection, snapshot_ts, filter, overlay))
+
+    async def _count(
+        self, collection: Collection, snapshot_ts: int, filter: bytes, overlay: Overlay | None
+    ) -> int:
         replies = await asyncio.gather(
             *(
                 self._ask(
@@ -268,29 +325,29 @@ class Reader:
         overlay: Overlay | None = None,
     ) -> RowsReply:
         """The first `limit` visible rows with id > `after`, in id order."""
+        whole = ScrollRequest(
+            collection.id, (), snapshot_ts, limit, after, filter, include_vectors, overlay
+        )
+        return await self._rerouted(lambda: self._scroll(collection, whole))
+
+    async def _scroll(self, collection: Collection, whole: ScrollRequest) -> RowsReply:
+        def part(shards: tuple[int, ...]) -> ScrollRequest:
+            overlay = _part(whole.overlay, shards)
+            return msgspec.structs.replace(whole, shards=shards, overlay=overlay)
+
         replies = await asyncio.gather(
             *(
-                self._ask(
-                    replicas,
-                    ScrollRequest(
-                        collection.id,
-                        shards,
-                        snapshot_ts,
-                        limit,
-                        after,
-                        filter,
-                        include_vectors,
-                        _part(overlay, shards),
-                    ),
-                    RowsReply,
-                )
+                self._ask(replicas, part(shards), RowsReply)
                 for replicas, shards in self._routes(collection).items()
             )
         )
-        return replies[0] if len(replies) == 1 else merge_rows(replies, limit)
+        return replies[0] if len(replies) == 1 else merge_rows(replies, whole.limit)
 
     async def stats(self, collection: Collection) -> StatsReply:
         """Sums over the workers."""
+        return await self._rerouted(lambda: self._stats(collection))
+
+    async def _stats(self, collection: Collection) -> StatsReply:
         replies = await asyncio.gather(
             *(
                 self._ask(replicas, StatsRequest(collection.id, shards), StatsReply)

@@ -14,11 +14,14 @@ from vector_db.common.core.subjects import worker as worker_subject
 from vector_db.common.ports import BusUnavailable, DiskFull, Subscription
 from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
+from vector_db.shard.copying import Copier
 from vector_db.shard.handlers import Handlers
 from vector_db.shard.index.opening import use_one_faiss_thread
 from vector_db.shard.index.simd import check_simd, simd_level
 from vector_db.shard.maintenance import Maintenance
 from vector_db.shard.native import native_level
+from vector_db.shard.snapshots import Snapshots
+from vector_db.shard.storage.outgoing import remove_outgoing
 from vector_db.shard.storage.recovery import recover
 from vector_db.shard.storage.store import StoreOptions
 from vector_db.shard.worker import Worker
@@ -49,6 +52,7 @@ class ShardService:
         loop = asyncio.get_running_loop()
         disk, clock, bus = self._runtime.disk, self._runtime.clock, self._bus
         started = clock.monotonic_s()
+        await loop.run_in_executor(self._pool, remove_outgoing, disk)
         found = await loop.run_in_executor(
             self._pool,
             recover,
@@ -73,6 +77,7 @@ class ShardService:
             self._pool,
             on_applied=self._noted,
             on_dropped=self._store.drop_collection,
+            on_removed=self._removed,
             checkpoint=found.checkpoint,
         )
         self._maintenance = Maintenance(
@@ -87,8 +92,28 @@ class ShardService:
             self._config.performance.worker_threads,
         )
         limits = self._config.limits_value()
+        self._snapshots = Snapshots(self._participant, self._store, disk, clock, self._pool)
         self._handlers = Handlers(
-            worker, self._participant, self._store, self._pool, limits, self._maintenance.noted_read
+            worker,
+            self._participant,
+            self._store,
+            self._pool,
+            limits,
+            self._snapshots,
+            self._maintenance.noted_read,
+        )
+        self._copier = Copier(
+            bus,
+            worker,
+            self._participant,
+            self._store,
+            self._wal,
+            disk,
+            clock,
+            self._pool,
+            self._maintenance.checkpoint,
+            self._maintenance.open_indexes,
+            int(self._config.sharding.copy_bytes_per_s_max),
         )
         self._subscriptions = [
             await bus.serve(worker_subject(found.worker), self._handlers.handle),
@@ -102,6 +127,7 @@ class ShardService:
             asyncio.create_task(worker.follower.run(), name="shard.follower"),
             asyncio.create_task(worker.fetcher.run(), name="shard.fetcher"),
             asyncio.create_task(self._maintenance.run(), name="shard.maintenance"),
+            asyncio.create_task(self._copier.run(), name="shard.copier"),
             asyncio.create_task(self._heartbeats(), name="shard.heartbeats"),
         ]
 
@@ -128,6 +154,7 @@ class ShardService:
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self._worker is not None:
+            self._snapshots.close()
             self._wal.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -163,6 +190,13 @@ class ShardService:
     def _noted(self) -> None:
         self._maintenance.noted()
         self._handlers.noted()
+        self._copier.noted()
+
+    def _removed(self, shard: int) -> None:
+        """The placement has the shard elsewhere, and nobody needs what is here."""
+        self._log.info("gives up a shard", shard=shard)
+        self._store.drop_shard(shard)
+        self._maintenance.want_checkpoint()
 
     async def _heartbeats(self) -> None:
         participant = self._participant
@@ -177,6 +211,8 @@ class ShardService:
                 cursor=participant.cursor,
                 simd=simd_level(),
                 native=native_level(),
+                joined=self._worker.joined() if self._worker is not None else (),
+                copying=self._copier.progress(),
             )
             try:
                 await self._bus.publish(members(), member)

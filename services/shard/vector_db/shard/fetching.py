@@ -8,32 +8,60 @@ ends it instead, with a clear error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from vector_db.common.core.codec import encode
+from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
+    CatalogReply,
+    CatalogRequest,
     DecisionRecord,
+    EnterReply,
+    EnterRequest,
+    FollowReply,
+    FollowRequest,
     PartReply,
     PartRequest,
     TailReply,
     TailRequest,
 )
+from vector_db.common.core.subjects import sequencer
 from vector_db.common.core.subjects import worker as worker_subject
-from vector_db.common.model.errors import StorageCorrupt, VectorDBError
+from vector_db.common.model.errors import StorageCorrupt, Unavailable, VectorDBError
 from vector_db.common.model.limits import PEER_REPLY_BYTES_MAX
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import Missing
-from vector_db.shard.storage.records import RecordType, framed
+from vector_db.shard.storage.records import RecordType, framed, sequence
 from vector_db.shard.storage.wal import Wal
 
 ROWS_WAIT_S = 1.0
 """Rows of an ordinary commit are on their way for so long, before a peer is asked."""
 RETRY_S = 0.5
 REQUEST_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """Where a replica stands. `done`: whether this worker stands there now."""
+
+    reply: EnterReply
+    done: asyncio.Future[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Records of a replica for a shard that is to be copied; with a `position` they are all, and
+    the log is followed from there. `done`: whether they are still wanted."""
+
+    shard: int
+    term: int
+    records: tuple[tuple[int, bytes], ...]
+    position: int | None
+    done: asyncio.Future[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +118,13 @@ class Fetcher:
         """Ask for the first thing that is missing; whether anybody gave of it."""
         if missing.tail is not None:
             after, up_to = missing.tail
-            placed = {w for workers in missing.replicas.values() for w in workers}
+            placed = missing.state.workers()
             return await self._ask(missing, placed, -1, TailRequest(missing.term, after, up_to))
         txn_id, shard = missing.parts[0]
         skip = self._participant.skippable(txn_id, shard)
-        replicas = set(missing.replicas.get(shard, ()))
-        return await self._ask(missing, replicas, shard, PartRequest(txn_id, shard, skip))
+        me, cursor = self._participant.worker, self._participant.cursor
+        request = PartRequest(txn_id, shard, skip, me, cursor)
+        return await self._ask(missing, set(missing.state.holders(shard)), shard, request)
 
     async def _ask(
         self,
@@ -119,7 +148,8 @@ class Fetcher:
             except (BusUnavailable, BusTimeout, NoResponders, VectorDBError) as error:
                 self._log.warning("a worker did not answer", peer=peer, error=str(error))
                 continue
-            if isinstance(reply, PartReply | TailReply) and reply.records:
+            removed = isinstance(reply, PartReply) and reply.removed
+            if isinstance(reply, PartReply | TailReply) and (reply.records or removed):
                 done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._on_supplied(Supplied(reply, shard, done))
                 await done
@@ -127,10 +157,57 @@ class Fetcher:
         return False
 
 
+async def ask_to_enter(bus: Bus, worker: str, term: int) -> EnterReply | None:
+    """Where a replica stands, of the placement that the sequencer tells; None: none says."""
+    try:
+        catalog = await bus.request(sequencer(), CatalogRequest(), REQUEST_TIMEOUT_S)
+    except (BusUnavailable, BusTimeout, NoResponders, VectorDBError):
+        return None
+    if not isinstance(catalog, CatalogReply) or catalog.term != term:
+        return None
+    placed = DomainState(replicas=catalog.replicas, moves=catalog.moves)
+    if placed.is_placed(worker):
+        return None
+    for peer in sorted(placed.workers()):
+        try:
+            request = EnterRequest(worker, term)
+            reply = await bus.request(worker_subject(peer), request, REQUEST_TIMEOUT_S)
+        except (BusUnavailable, BusTimeout, NoResponders, VectorDBError):
+            # Another one may say; and a takeover helps as well.
+            continue
+        if isinstance(reply, EnterReply):
+            return reply
+    return None
+
+
 def part_reply(participant: Participant, wal: Wal, request: PartRequest) -> PartReply:
     """The records of a part that is whole here, from `skip` on, as many as one answer takes."""
-    lsns = participant.part_lsns(request.txn_id, request.shard)[request.skip :]
-    records: list[bytes] = []
+    lsns = participant.part_lsns(request.txn_id, request.shard)
+    asker = request.worker
+    if not lsns and asker and participant.was_removed(request.shard, asker, request.cursor):
+        return PartReply((), False, removed=True)
+    records, more = _records_at(wal, lsns[request.skip :])
+    return PartReply(tuple(raw for _, raw in records), more)
+
+
+def follow_reply(participant: Participant, wal: Wal, request: FollowRequest) -> FollowReply:
+    """The records of what is undecided at a shard, and where this replica stands in its log.
+
+    :raises Unavailable: it is no replica of the shard in that term, or not yet.
+    """
+    if request.term != participant.promised or not participant.votes_on(request.shard):
+        raise Unavailable("the shard worker is no replica of the shard in that term")
+    found = ((seq, lsn) for lsn in participant.undecided_lsns(request.shard)
+             if (seq := sequence(wal.read(lsn)[1])) > request.after_seq)  # fmt: skip
+    records, more = _records_at(wal, [lsn for _, lsn in sorted(found)])
+    position = participant.positions.get(request.shard, 0)
+    return FollowReply(tuple(records), more, position)
+
+
+def _records_at(wal: Wal, lsns: Sequence[int]) -> tuple[list[tuple[int, bytes]], bool]:
+    """(sequence, framed record) of the first of `lsns`, as many as one answer takes; whether there
+    are more."""
+    records: list[tuple[int, bytes]] = []
     size = 0
     for lsn in lsns:
         record_type, payload = wal.read(lsn)
@@ -140,8 +217,8 @@ def part_reply(participant: Participant, wal: Wal, request: PartRequest) -> Part
         size += len(raw)
         if records and size > PEER_REPLY_BYTES_MAX:
             break
-        records.append(raw)
-    return PartReply(tuple(records), len(records) < len(lsns))
+        records.append((sequence(payload), raw))
+    return records, len(records) < len(lsns)
 
 
 def tail_reply(participant: Participant, request: TailRequest) -> TailReply:

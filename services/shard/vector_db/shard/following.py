@@ -1,13 +1,14 @@
 """Follows the ordered logs of the promised term: which streams to tail, from where, and gaps.
 
 Owns the invariant that every record handed on comes after the worker's own position, in order; what
-cannot be followed without a gap becomes a request for a takeover, since nothing else mends it.
+cannot be followed without a gap becomes a request for a takeover, since nothing else mends it; but
+for a worker that holds nothing, which begins where its peers stand.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
@@ -33,11 +34,20 @@ class Position(Protocol):
 class LogFollower:
     """Keeps one tail for the decision log and one a shard of this worker, in one term at a time."""
 
-    def __init__(self, bus: Bus, worker: str, position: Position, on_record: OnRecord) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        worker: str,
+        position: Position,
+        on_record: OnRecord,
+        enter: Callable[[int], Awaitable[bool]],
+    ) -> None:
+        """`enter`: stand where a peer does in the term, which a worker that holds nothing can."""
         self._bus = bus
         self._worker = worker
         self._position = position
         self._on_record = on_record
+        self._enter = enter
         self._log = structlog.get_logger("vector_db.shard").bind(worker=worker)
         self._term = 0
         self._tails: dict[LogName, Subscription] = {}
@@ -83,6 +93,9 @@ class LogFollower:
         wanted.update({shard_log(term, shard): shard for shard in shards})
         for log in [log for log in self._tails if log not in wanted]:
             await self._tails.pop(log).close()
+        if self._gaps and await self._enter(term):
+            self._log.info("begins where its peers stand", reasons=list(self._gaps.values()))
+            await self._close_all()
         for log, reason in list(self._gaps.items()):
             del self._gaps[log]
             tail = self._tails.pop(log, None)
@@ -90,7 +103,7 @@ class LogFollower:
                 await tail.close()
             await self._report(term, f"{log.stream}: {reason}")
         for log, shard in wanted.items():
-            if log not in self._tails and self._wanted[0] == term:
+            if log not in self._tails and self._wanted == (term, shards):
                 self._tails[log] = await self._open(term, log, shard)
 
     async def _open(self, term: int, log: LogName, shard: int | None) -> Subscription:

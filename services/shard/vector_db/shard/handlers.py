@@ -8,7 +8,7 @@ here, and are not touched by later writes. Snapshots older than the retention wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import lru_cache
 from time import perf_counter_ns
@@ -25,24 +25,36 @@ from vector_db.common.core.messages import (
     ConfirmRequest,
     CountReply,
     CountRequest,
+    EnterRequest,
     FetchRequest,
+    FollowRequest,
     Overlay,
     PartRequest,
     RowsReply,
     ScrollRequest,
     SearchReply,
     SearchRequest,
+    SnapshotRead,
+    SnapshotReply,
+    SnapshotRequest,
     StagedRequest,
     StatsRequest,
     TailRequest,
     TxnStatusRequest,
 )
-from vector_db.common.model.errors import Conflict, InvalidArgument, SnapshotTooOld, Unavailable
+from vector_db.common.model.errors import (
+    Conflict,
+    InvalidArgument,
+    Moved,
+    SnapshotTooOld,
+    Unavailable,
+)
 from vector_db.common.model.filters import Filter, parse_filter
 from vector_db.common.model.limits import Limits
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.search import executor
 from vector_db.shard.search.explain import explain
+from vector_db.shard.snapshots import Snapshots
 from vector_db.shard.storage.overlays import GONE, Overlays
 from vector_db.shard.storage.reads import Layers
 from vector_db.shard.storage.store import NO_LAYERS, Store
@@ -68,6 +80,7 @@ class Handlers:
         store: Store,
         executor_: Executor,
         limits: Limits,
+        snapshots: Snapshots,
         on_read: Callable[[], None],
     ) -> None:
         """`on_read` is called for each search."""
@@ -76,6 +89,7 @@ class Handlers:
         self._store = store
         self._pool = executor_
         self._limits = limits
+        self._snapshots = snapshots
         self._on_read = on_read
         self._parse = lru_cache(maxsize=256)(self._parse_text)
         self._overlays = Overlays(participant, store)
@@ -104,6 +118,7 @@ class Handlers:
             case ScrollRequest():
                 return await self._scroll(message)
             case StatsRequest():
+                self._refuse_if_elsewhere(message.shards)
                 return self._store.stats(message)
             case ConfirmRequest():
                 confirmed = self._participant.promised == message.term
@@ -117,6 +132,14 @@ class Handlers:
                 return self._worker.part(message)
             case TailRequest():
                 return self._worker.tail(message)
+            case EnterRequest():
+                return await self._worker.let_enter(message)
+            case FollowRequest():
+                return self._worker.follow(message)
+            case SnapshotRequest():
+                return await self._set_aside(message)
+            case SnapshotRead():
+                return await self._snapshots.read(message)
             case TxnStatusRequest():
                 return self._participant.status(message.txn_id)
             case _:
@@ -150,6 +173,33 @@ class Handlers:
                 oldest_ts=oldest,
             )
 
+    def _refuse_if_elsewhere(self, shards: Sequence[int]) -> None:
+        """A placement may be older or newer at the gateway than it is here."""
+        for shard in shards:
+            if not self._participant.votes_on(shard):
+                raise Moved(f"shard {shard} is not at the shard worker {self._participant.worker}")
+
+    async def _set_aside(self, request: SnapshotRequest) -> SnapshotReply:
+        participant = self._participant
+        if not await self._until(lambda: participant.stable_ts >= request.min_ts):
+            raise Unavailable(
+                f"the shard worker is stable up to {participant.stable_ts}, asked for a snapshot "
+                f"past {request.min_ts}"
+            )
+        return await self._snapshots.take(request)
+
+    async def _until(self, holds: Callable[[], bool]) -> bool:
+        """Whether it does, waiting for it while groups are applied."""
+        if holds():
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((holds, future))
+        try:
+            await asyncio.wait_for(future, SNAPSHOT_TIMEOUT_S)
+        except TimeoutError:
+            return holds()
+        return True
+
     async def _await_chunks(self, overlay: Overlay) -> None:
         if not await self._worker.wait_for_chunks(overlay, CHUNKS_TIMEOUT_S):
             raise Conflict(GONE)
@@ -163,6 +213,7 @@ class Handlers:
         """
         self._refuse_if_too_old(request.snapshot_ts)
         await self._reach(request.snapshot_ts)
+        self._refuse_if_elsewhere(request.shards)
         layers = await self._layers(request, payload)
         # While it waited, the window may have passed it, and a merge dropped rows that it shows.
         self._refuse_if_too_old(request.snapshot_ts)
@@ -195,16 +246,11 @@ class Handlers:
             newest = participant.stable_ts
             return participant.as_of(asked) < newest or newest >= participant.cursor
 
-        if not is_final():
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append((is_final, future))
-            try:
-                await asyncio.wait_for(future, SNAPSHOT_TIMEOUT_S)
-            except TimeoutError:
-                raise Unavailable(
-                    f"the shard worker knows decisions up to the time {participant.wall_ms} ms, "
-                    f"asked for {asked}"
-                ) from None
+        if not await self._until(is_final):
+            raise Unavailable(
+                f"the shard worker knows decisions up to the time {participant.wall_ms} ms, "
+                f"asked for {asked}"
+            )
         ts = participant.as_of(asked)
         self._refuse_if_too_old(ts)
         return AsOfReply(ts)

@@ -9,7 +9,7 @@ What they made is swapped in on the loop, between groups of commits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -81,11 +81,16 @@ class Indexing:
 
         :raises StorageCorrupt: a sealed segment is damaged; names file and offset.
         """
-        for owner, segment in self._store.sealed_segments():
-            await self._open_at_start(owner.collection.metric, segment)
+        await self.open_indexes(self._store.all_slices())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lane(self._quick_turn), name="quick builds")
             tasks.create_task(self._lane(self._long_turn), name="builds")
+
+    async def open_indexes(self, slices: Iterable[Slice]) -> None:
+        """Open what indexes the sealed segments have, as at the start."""
+        for owner in slices:
+            for segment in list(owner.sealed):
+                await self._open_at_start(owner.collection.metric, segment)
 
     async def _lane(self, turn: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
         while True:

@@ -7,7 +7,7 @@ background work never changes an answer: it swaps equal representations on the l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 
 import structlog
@@ -19,6 +19,7 @@ from vector_db.shard.core.parts import Checkpoint
 from vector_db.shard.heap import give_back_freed, take_pages
 from vector_db.shard.indexing import Indexing
 from vector_db.shard.storage.manifest import Manifest, save_manifest
+from vector_db.shard.storage.slice import Slice
 from vector_db.shard.storage.store import CheckpointJob, Idle, Store
 from vector_db.shard.storage.wal import Wal
 from vector_db.shard.worker import Worker
@@ -69,7 +70,7 @@ class Maintenance:
         self._checkpointed_cursor = participant.stable_ts
         self._wal_limit = wal_bytes_max
         self._indexing = Indexing(
-            store, participant, disk, clock, executor, cores, self._want_checkpoint
+            store, participant, disk, clock, executor, cores, self.want_checkpoint
         )
 
     def noted(self) -> None:
@@ -85,7 +86,12 @@ class Maintenance:
         """The worker was asked; cheap."""
         self._indexing.noted_read()
 
-    def _want_checkpoint(self) -> None:
+    async def open_indexes(self, slices: Iterable[Slice]) -> None:
+        """Open what indexes slices have that are not served yet."""
+        await self._indexing.open_indexes(slices)
+
+    def want_checkpoint(self) -> None:
+        """Soon: files should come or go."""
         self._checkpoint_wanted = True
 
     async def run(self) -> None:

@@ -15,12 +15,16 @@ from typing import TypeVar
 
 import structlog
 
-from vector_db.common.core.codec import BadMessage, decode
+from vector_db.common.core.codec import BadMessage, decode, encode
 from vector_db.common.core.messages import (
     AnyMessage,
     Beat,
     DecisionRecord,
     Durable,
+    EnterReply,
+    EnterRequest,
+    FollowReply,
+    FollowRequest,
     Overlay,
     PartReply,
     PartRequest,
@@ -33,15 +37,24 @@ from vector_db.common.core.messages import (
     Vote,
 )
 from vector_db.common.core.subjects import promise_replies
-from vector_db.common.model.errors import NewerFormat, StorageCorrupt, VectorDBError
+from vector_db.common.model.errors import NewerFormat, StorageCorrupt, Unavailable, VectorDBError
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import ChainBroken, Checkpoint
 from vector_db.shard.core.steps import Steps
-from vector_db.shard.fetching import Fetcher, Supplied, part_reply, tail_reply
+from vector_db.shard.fetching import (
+    Entered,
+    Fetcher,
+    Followed,
+    Supplied,
+    ask_to_enter,
+    follow_reply,
+    part_reply,
+    tail_reply,
+)
 from vector_db.shard.following import LogFollower
 from vector_db.shard.group_commit import GroupCommit
-from vector_db.shard.storage.records import RecordType, promised, sequenced
+from vector_db.shard.storage.records import RecordType, lost, promised, sequenced
 from vector_db.shard.storage.wal import Wal
 
 GROUP_BYTES_MAX = 4 * 1024 * 1024
@@ -65,23 +78,28 @@ class Worker:
         executor: Executor,
         on_applied: Callable[[], None],
         on_dropped: Callable[[int], None],
+        on_removed: Callable[[int], None],
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """`checkpoint`: the last durable one, if there is one."""
+        """`on_dropped`: a collection is gone for good; `on_removed`: a shard is, from here.
+        `checkpoint`: the last durable one, if there is one."""
         self._bus = bus
         self._participant = participant
         self._wal = wal
         self._on_applied = on_applied
         self._on_dropped = on_dropped
+        self._on_removed = on_removed
         self._log = structlog.get_logger("vector_db.shard").bind(worker=participant.worker)
         self._checkpoint = checkpoint
         self._commits = GroupCommit(
             bus, wal, executor, self._no_room, self._report_again, self._wake_up
         )
-        self.follower = LogFollower(bus, participant.worker, participant, self._on_record)
+        self.follower = LogFollower(
+            bus, participant.worker, participant, self._on_record, self._enter
+        )
         self.fetcher = Fetcher(bus, participant, self._on_supplied)
         self._inbox: deque[tuple[int | None, int, int, bytes]] = deque()
-        self._control: deque[AnyMessage | Supplied] = deque()
+        self._control: deque[AnyMessage | Supplied | Followed | Entered] = deque()
         self._between: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
         self._wake = asyncio.Event()
         self._promises: set[asyncio.Task[None]] = set()
@@ -105,6 +123,17 @@ class Worker:
     def _on_supplied(self, supplied: Supplied) -> None:
         self._control.append(supplied)
         self._wake.set()
+
+    def on_followed(self, followed: Followed) -> None:
+        """What a replica told of a shard that this worker copies."""
+        self._control.append(followed)
+        self._wake.set()
+
+    def joined(self) -> tuple[int, ...]:
+        """Shards that are copied whole, which a checkpoint has made durable."""
+        saved = {} if self._checkpoint is None else self._checkpoint.joined
+        joined = self._participant.holdings.joined
+        return tuple(sorted(s for s, ts in joined.items() if saved.get(s) == ts))
 
     def checkpointed(self, checkpoint: Checkpoint) -> None:
         """It is durable: logs are needed only from its positions on."""
@@ -152,6 +181,25 @@ class Worker:
     def part(self, request: PartRequest) -> PartReply:
         """Records of a part that is whole here, for a replica that lacks them."""
         return part_reply(self._participant, self._wal, request)
+
+    def follow(self, request: FollowRequest) -> FollowReply:
+        """What is undecided at a shard, for a worker that is to copy it.
+
+        :raises Unavailable: this worker is no replica of it, or not yet.
+        """
+        return follow_reply(self._participant, self._wal, request)
+
+    async def let_enter(self, request: EnterRequest) -> EnterReply:
+        """Where this worker stands, for one that holds nothing.
+
+        :raises Unavailable: it cannot say now, or the other one holds something.
+        """
+        reply = await self.between_groups(
+            lambda: self._participant.enter_reply(request.term, request.worker)
+        )
+        if not isinstance(reply, EnterReply):
+            raise Unavailable("the shard worker cannot say where it stands")
+        return reply
 
     def tail(self, request: TailRequest) -> TailReply:
         """Decisions as this worker applied them, for one that is further behind."""
@@ -204,6 +252,10 @@ class Worker:
                 promises.append(message)
             elif isinstance(message, Supplied):
                 await self._take_supplied(message, sends)
+            elif isinstance(message, Entered):
+                self._take_entered(message)
+            elif isinstance(message, Followed):
+                await self._take_followed(message, sends)
         size = 0
         while self._inbox and size < GROUP_BYTES_MAX:
             shard, term, seq, data = self._inbox.popleft()
@@ -265,6 +317,11 @@ class Worker:
         participant = self._participant
         if isinstance(supplied.reply, TailReply):
             participant.supply_tail(supplied.reply.records)
+        elif supplied.reply.removed:
+            if supplied.shard in participant.followed_in(participant.state):
+                self._log.warning("the shard was taken from this worker", shard=supplied.shard)
+                self._wal.append(RecordType.LOST, lost(supplied.shard))
+                participant.lose(supplied.shard)
         else:
             for raw in supplied.reply.records:
                 record = self._readable(supplied.shard, 0, raw)
@@ -274,6 +331,39 @@ class Worker:
         await self._apply_ready(sends)
         if not supplied.done.done():
             supplied.done.set_result(None)
+
+    async def _enter(self, term: int) -> bool:
+        """Stand where a replica does, if this worker holds nothing; whether it does now."""
+        reply = await ask_to_enter(self._bus, self._participant.worker, term)
+        if reply is None:
+            return False
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._control.append(Entered(reply, done))
+        self._wake.set()
+        return await done
+
+    def _take_entered(self, entered: Entered) -> None:
+        participant, reply = self._participant, entered.reply
+        can = participant.can_enter(reply)
+        if can:
+            participant.enter(reply, self._wal.append(RecordType.ENTERED, [encode(reply)]))
+        if not entered.done.done():
+            entered.done.set_result(can)
+
+    async def _take_followed(self, followed: Followed, sends: list[Vote]) -> None:
+        """Log and take a replica's undecided records as if they came from the log."""
+        participant, shard = self._participant, followed.shard
+        wanted = (
+            followed.term == participant.promised
+            and participant.state.moves.joining.get(shard) == participant.worker
+        )
+        if wanted:
+            for seq, raw in followed.records:
+                await self._step(shard, seq, raw, sends)
+            if followed.position is not None:
+                participant.follow(shard, followed.position)
+        if not followed.done.done():
+            followed.done.set_result(wanted)
 
     def _readable(self, shard: int, seq: int, data: bytes) -> Prepare | Stage | None:
         """The record, or None: what no vote is given on ends with its deadline."""
@@ -330,6 +420,8 @@ class Worker:
         participant.hear(beat.wall_ms, beat.last_ts)
         for collection_id in participant.stable(beat.stable_ts, beat.floor_ts):
             self._on_dropped(collection_id)
+        for shard in participant.shards_to_drop():
+            self._on_removed(shard)
         # A beat says that the term has begun, so its logs exist: a promise alone does not.
         self._begun_term = beat.term
         self._beats += 1
@@ -343,8 +435,8 @@ class Worker:
     def _follow(self) -> None:
         participant = self._participant
         if self._begun_term == participant.promised:
-            shards = participant.state.shards_of(participant.worker)
-            self.follower.want(participant.promised, shards)
+            shards = participant.followed_in(participant.state)
+            self.follower.want(participant.promised, tuple(sorted(shards)))
 
     def _wake_readers(self) -> None:
         participant = self._participant
@@ -399,4 +491,5 @@ class Worker:
             cursor=participant.cursor,
             flushed=dict(saved.positions) if saved is not None and covers else {},
             decision_seq=saved.decision_seq if saved is not None and covers else 0,
+            needs_ts=participant.holdings.needs_ts(participant.cursor),
         )

@@ -15,6 +15,7 @@ from vector_db.common.core.messages import (
     CreateCollection,
     Decision,
     DropCollection,
+    Moves,
     SetAliases,
     SetPlacement,
     Takeover,
@@ -31,7 +32,7 @@ class DomainState(msgspec.Struct, frozen=True):
     """`catalog_ts` is the newest decision that changed anything here.
 
     `founders`, while no shard is placed: the workers that the cluster began with. A majority of
-    them stands for the majority of every shard.
+    them stands for the majority of every shard. `moves`: see there.
     """
 
     catalog_ts: int = 0
@@ -39,6 +40,7 @@ class DomainState(msgspec.Struct, frozen=True):
     replicas: dict[int, tuple[str, ...]] = {}
     founders: tuple[str, ...] = ()
     aliases: dict[str, int] = {}
+    moves: Moves = Moves()
 
     def by_name(self, name: str) -> Collection | None:
         """The live collection of that name, or that the alias stands for."""
@@ -54,9 +56,30 @@ class DomainState(msgspec.Struct, frozen=True):
         """Shards that `worker` holds a replica of, sorted."""
         return tuple(sorted(s for s, workers in self.replicas.items() if worker in workers))
 
+    def joining_of(self, worker: str) -> tuple[int, ...]:
+        """Shards that `worker` is to copy, sorted."""
+        return tuple(sorted(s for s, w in self.moves.joining.items() if w == worker))
+
+    def is_leaving(self, shard: int, worker: str) -> bool:
+        """Whether `worker` was a replica of `shard` and still has to keep what it has."""
+        return worker in self.moves.leaving.get(shard, ())
+
+    def holders(self, shard: int) -> tuple[str, ...]:
+        """Who may have rows of `shard` that others lack: its replicas, and those that leave."""
+        return self.replicas.get(shard, ()) + self.moves.leaving.get(shard, ())
+
+    def is_shared(self, shard: int) -> bool:
+        """Whether another worker may ask for what one replica of `shard` has."""
+        return len(self.replicas.get(shard, ())) > 1 or shard in self.moves.joining
+
+    def is_placed(self, worker: str) -> bool:
+        """Whether `worker` holds a replica, or is to copy one."""
+        return worker in self.workers()
+
     def workers(self) -> set[str]:
-        """Every worker that holds a replica."""
-        return {w for workers in self.replicas.values() for w in workers}
+        """Every worker that holds a replica, or copies one."""
+        placed = {w for workers in self.replicas.values() for w in workers}
+        return placed.union(self.moves.joining.values())
 
     def after(self, decision: Decision) -> DomainState:
         """The state once `decision` is applied; `self` where it changes nothing here."""
@@ -76,9 +99,14 @@ class DomainState(msgspec.Struct, frozen=True):
                 )
             case SetAliases(ts, aliases):
                 return msgspec.structs.replace(self, catalog_ts=ts, aliases=dict(aliases))
-            case SetPlacement(ts, replicas):
+            case SetPlacement(ts, replicas, moves):
                 return DomainState(
-                    ts, self.collections, dict(replicas), founders=(), aliases=self.aliases
+                    ts,
+                    self.collections,
+                    dict(replicas),
+                    founders=(),
+                    aliases=self.aliases,
+                    moves=moves,
                 )
             case Takeover():
                 return DomainState(
@@ -87,6 +115,7 @@ class DomainState(msgspec.Struct, frozen=True):
                     dict(decision.replicas),
                     decision.founders,
                     dict(decision.aliases),
+                    decision.moves,
                 )
 
     def has_majority(self, shard: int, workers: set[str]) -> bool:

@@ -88,7 +88,8 @@ class Vote(Message, frozen=True):
     """One replica's word on one shard of one transaction, sent after the fsync of its PREPARE.
 
     `reason` is an error code of `model.errors` when `yes` is false; `deleted` counts the rows that
-    the deletes of this shard find alive.
+    the deletes of this shard find alive. `at_ts` is the cursor that it was judged at: whatever was
+    committed up to there was minded.
     """
 
     txn_id: bytes
@@ -104,6 +105,7 @@ class Vote(Message, frozen=True):
     deleted: int = 0
     reason: str = ""
     detail: str = ""
+    at_ts: int = 0
 
 
 class Durable(Message, frozen=True):
@@ -111,7 +113,8 @@ class Durable(Message, frozen=True):
 
     `flushed` gives per shard the newest shard-log sequence that the worker's last durable
     checkpoint covers, and `decision_seq` the same of the decision log: what the streams may be
-    trimmed to.
+    trimmed to. A worker that copies a shard may have to ask its peers for what was decided after
+    `needs_ts` (0: after the cursor).
     """
 
     worker: str
@@ -119,6 +122,7 @@ class Durable(Message, frozen=True):
     cursor: int
     flushed: dict[int, int]
     decision_seq: int
+    needs_ts: int = 0
 
 
 # --- decision log: sequencer → everyone --------------------------------------------------------
@@ -171,11 +175,28 @@ class SetAliases(msgspec.Struct, frozen=True, tag=True):
     aliases: dict[str, int]
 
 
+class Moves(msgspec.Struct, frozen=True):
+    """What is on its way between workers.
+
+    `joining`: shard → the worker that copies it from a replica, and does not vote. `leaving`: shard
+    → workers that are no replicas any more, and keep what they have until no replica can lack it.
+    `draining`: workers that shall hold nothing.
+    """
+
+    joining: dict[int, str] = {}
+    leaving: dict[int, tuple[str, ...]] = {}
+    draining: tuple[str, ...] = ()
+
+
 class SetPlacement(msgspec.Struct, frozen=True, tag=True):
-    """Replaces the whole placement: shard → its replicas' worker ids."""
+    """Replaces the whole placement: shard → its replicas' worker ids.
+
+    The replicas of a shard differ from those before by one worker at most.
+    """
 
     ts: int
     replicas: dict[int, tuple[str, ...]]
+    moves: Moves = Moves()
 
 
 class Takeover(msgspec.Struct, frozen=True, tag=True):
@@ -200,6 +221,7 @@ class Takeover(msgspec.Struct, frozen=True, tag=True):
     decisions: tuple[DecisionRecord, ...]
     founders: tuple[str, ...] = ()
     aliases: dict[str, int] = {}
+    moves: Moves = Moves()
 
 
 Decision: TypeAlias = (
@@ -300,6 +322,7 @@ class Promise(Message, frozen=True):
     tail_from: int = 0
     founders: tuple[str, ...] = ()
     aliases: dict[str, int] = {}
+    moves: Moves = Moves()
 
 
 # --- what a worker lacks: worker ↔ worker, request / reply ---------------------------------------
@@ -307,21 +330,25 @@ class Promise(Message, frozen=True):
 
 class PartRequest(Message, frozen=True):
     """Asks another replica of `shard` for the records of a transaction's part: its chunks, then its
-    PREPARE. `skip` of them are here already."""
+    PREPARE. `skip` of them are here already; `worker` asks, and its cursor is `cursor`."""
 
     txn_id: bytes
     shard: int
     skip: int = 0
+    worker: str = ""
+    cursor: int = 0
 
 
 class PartReply(Message, frozen=True):
     """Framed shard-log records as they were logged, from `skip` on; `more` when others follow.
 
-    Empty without `more`: this replica does not have the part whole.
+    Empty without `more`: this replica does not have the part whole. `removed`: the placement has
+    long taken the shard from the worker that asks, and it need not have the rows.
     """
 
     records: tuple[bytes, ...]
     more: bool
+    removed: bool = False
 
 
 class TailRequest(Message, frozen=True):
@@ -337,6 +364,119 @@ class TailReply(Message, frozen=True):
     """The next of them, in order; empty: this worker does not have them, or not in that term."""
 
     records: tuple[DecisionRecord, ...]
+
+
+class EnterRequest(Message, frozen=True):
+    """Asks a replica for where it stands, for a worker that holds nothing and whose place in the
+    decision log was trimmed away."""
+
+    worker: str
+    term: int
+
+
+class EnterReply(Message, frozen=True):
+    """Catalog and placement as of `ts` or a little later, the records from there on, and the
+    decision log's sequence of the last of them. Nothing can undo what is up to `ts`."""
+
+    term: int
+    ts: int
+    cluster_id: str
+    bases: dict[int, int]
+    collections: tuple[Collection, ...]
+    replicas: dict[int, tuple[str, ...]]
+    catalog_ts: int
+    aliases: dict[str, int]
+    moves: Moves
+    wall_ms: int
+    records: tuple[DecisionRecord, ...]
+    decision_seq: int
+
+
+# --- copying a shard: joining worker → replica, request / reply ----------------------------------
+
+
+class FollowRequest(Message, frozen=True):
+    """Asks a replica for the records of everything undecided at `shard`, of logs' sequences beyond
+    `after_seq`, so that the shard's log can be followed from the replica's position."""
+
+    shard: int
+    term: int
+    after_seq: int = 0
+
+
+class FollowReply(Message, frozen=True):
+    """(sequence, framed record) in the order of the log. `more`: ask again after the last one; else
+    `position` is where the replica stands in the log."""
+
+    records: tuple[tuple[int, bytes], ...]
+    more: bool
+    position: int
+
+
+class SnapshotRequest(Message, frozen=True):
+    """Asks a replica to set aside all it has of `shard` as of a stable snapshot, at least
+    `min_ts`."""
+
+    shard: int
+    min_ts: int
+
+
+class SnapshotFile(msgspec.Struct, frozen=True):
+    """A file of a snapshot, told by its place in `SnapshotReply.files`."""
+
+    name: str
+    size_bytes: int
+
+
+class SnapshotSegment(msgspec.Struct, frozen=True):
+    """A sealed segment: its name at the replica, its files as numbers, and the one of its deaths
+    (-1: none), `deaths` many."""
+
+    name: str
+    files: dict[str, int]
+    deaths_file: int
+    deaths: int
+
+
+class SnapshotSlice(msgspec.Struct, frozen=True):
+    """One collection's rows: segments oldest first, then the image of rows in memory (-1: none)."""
+
+    collection_id: int
+    segments: tuple[SnapshotSegment, ...]
+    image: int
+
+
+class SnapshotReply(Message, frozen=True):
+    """What was set aside, as of `ts`. It is kept for as long as it is read now and then.
+
+    `timeline` and `decided` are what the replica remembers (see `Timeline` and `Decided`).
+    """
+
+    snapshot: str
+    worker: str
+    ts: int
+    files: tuple[SnapshotFile, ...]
+    slices: tuple[SnapshotSlice, ...]
+    timeline: bytes
+    decided: bytes
+
+
+class SnapshotRead(Message, frozen=True):
+    """Asks for bytes [offset, offset + size_bytes) of a file; `done` instead gives the snapshot
+    back."""
+
+    snapshot: str
+    file: int
+    offset: int
+    size_bytes: int
+    done: bool = False
+
+
+class SnapshotBytes(Message, frozen=True):
+    """The bytes, and their CRC32C as they were read."""
+
+    data: bytes
+    crc32c: int
 
 
 # --- catalog, members, status: request / reply ------------------------------------------------
@@ -374,6 +514,13 @@ class DropCollectionRequest(Message, frozen=True):
     name: str
 
 
+class DrainRequest(Message, frozen=True):
+    """Asks that a worker shall hold nothing; `drain` false takes that back."""
+
+    worker: str
+    drain: bool
+
+
 class CatalogRequest(Message, frozen=True):
     pass
 
@@ -389,12 +536,15 @@ class CatalogReply(Message, frozen=True):
     replicas: dict[int, tuple[str, ...]]
     workers: tuple[Member, ...]
     aliases: dict[str, int] = {}
+    moves: Moves = Moves()
 
 
 class Member(Message, frozen=True):
     """A worker's heartbeat: who it is, of which cluster, and how far. `ready` once it recovered.
 
     `simd`: the instruction set that its FAISS build uses; `native`: the one of its compiled loops.
+    `joined`: shards that it has copied whole and durably, as far as the placement at its cursor
+    wants that. `copying`: shard → bytes here, and bytes in all.
     """
 
     worker: str
@@ -406,6 +556,8 @@ class Member(Message, frozen=True):
     cluster_id: str = ""
     simd: str = ""
     native: str = ""
+    joined: tuple[int, ...] = ()
+    copying: dict[int, tuple[int, int]] = {}
 
 
 class TxnStatusRequest(Message, frozen=True):
@@ -617,8 +769,10 @@ class ErrorReply(Message, frozen=True):
 AnyMessage: TypeAlias = (
     Prepare | Stage | Vote | Durable | DecisionRecord | Beat
     | NeedTakeover | PromiseRequest | Promise | PartRequest | PartReply | TailRequest | TailReply
+    | EnterRequest | EnterReply | FollowRequest | FollowReply
+    | SnapshotRequest | SnapshotReply | SnapshotRead | SnapshotBytes
     | CreateCollectionRequest | AlterCollectionRequest | SetAliasesRequest
-    | DropCollectionRequest | CatalogRequest | CatalogReply | Member
+    | DropCollectionRequest | DrainRequest | CatalogRequest | CatalogReply | Member
     | TxnStatusRequest | TxnStatus | AbortRequest
     | StrongRequest | StrongReply | ConfirmRequest | ConfirmReply
     | StagedRequest | AsOfRequest | AsOfReply | SearchRequest | SearchReply

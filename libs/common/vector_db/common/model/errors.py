@@ -158,6 +158,13 @@ class Unavailable(VectorDBError):
     retryable = True
 
 
+class Moved(Unavailable):
+    """The shard is at another worker than the one that was asked. Gateways ask that one: no client
+    sees it."""
+
+    code = "moved"
+
+
 class OutcomeUnknown(VectorDBError):
     """The write was sent and its outcome is not known yet: it may or may not be applied."""
 

@@ -120,6 +120,12 @@ class ShardingConfig(_Group):
     replication_factor: Annotated[int, Field(ge=1, le=15)] = 1
     zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$")] = ""
     """Failure domain of this worker; replicas of one shard prefer different zones."""
+    failover_grace_s: Annotated[float, Field(ge=3, le=7 * 86400)] = 60.0
+    """A worker that is not heard for so long loses its replicas to others."""
+    copies_max: Annotated[int, Field(ge=1, le=64)] = 2
+    """Replicas that are copied at one time, in the whole cluster."""
+    copy_bytes_per_s_max: Annotated[ByteSize, Field(ge=0)] = ByteSize(0)
+    """At most so many bytes a second does a worker copy; 0: as fast as it goes."""
 
 
 class SecurityConfig(_Group):

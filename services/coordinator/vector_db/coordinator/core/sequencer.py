@@ -4,8 +4,11 @@ A pure machine (architecture, section 4, steps 3 and 5): the shell feeds it even
 carries out its `Effects`. Owns these invariants:
 
 - every decision takes the next n of this term and names the one before; nothing is decided twice;
-- COMMIT needs YES from a majority of the replicas of every participant shard, and none is written
-  past its transaction's deadline;
+- COMMIT needs YES from a majority of the replicas of every participant shard, given in the
+  knowledge of the placement that it is counted by, and none is written past its transaction's
+  deadline;
+- the replicas of a shard change by one at a time, and the next change waits until the last is
+  durable on a majority of every shard;
 - an outcome is released only once its decision is durable on a majority of some shard it concerns,
   in commit order, and `stable_ts` is the highest released.
 """
@@ -26,6 +29,7 @@ from vector_db.common.core.messages import (
     DecisionRecord,
     DropCollection,
     Durable,
+    Moves,
     Outcome,
     SetAliases,
     SetPlacement,
@@ -53,7 +57,8 @@ class _Transaction:
     deadline_ms: int
     catalog_ts: int
     collections: set[int] = field(default_factory=set)
-    yes: dict[int, set[str]] = field(default_factory=dict)
+    yes: dict[int, dict[str, int]] = field(default_factory=dict)
+    """Shard → worker → the cursor that it voted at."""
     no: dict[int, set[str]] = field(default_factory=dict)
     deleted: dict[int, int] = field(default_factory=dict)
     reason: str = ""
@@ -91,6 +96,14 @@ class _Unreleased:
     """While no placement is in force, a majority of them has to know."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Placing:
+    """A placement that is decided and not in force yet."""
+
+    ts: int
+    founders: tuple[str, ...]
+
+
 class Sequencer:
     """One domain, one term. Made by a takeover; a term that is lost is never resumed."""
 
@@ -109,14 +122,23 @@ class Sequencer:
         self._decided: dict[bytes, TxnStatus] = {}
         self._decided_until: list[tuple[int, bytes]] = []
         self._cursors: dict[str, int] = {}
+        self._needs: dict[str, int] = {}
         self._flushed: dict[int, dict[str, int]] = {}
         self._decision_seqs: dict[str, int] = {}
         self._unreleased: deque[_Unreleased] = deque(
             [_Unreleased(takeover.ts, tuple(self.state.replicas), founders=self.state.founders)]
         )
-        self._placing: tuple[int, tuple[int, ...], tuple[str, ...]] | None = None
+        # What a survey found may not have been in force: until every shard's majority knows of
+        # it, another survey may not find it, and what is released by it might be missed.
+        self._placing: _Placing | None = _Placing(takeover.ts, self.state.founders)
+        self.placement_ts = takeover.ts
+        """The newest change of the placement, or the takeover that took it over."""
+        self._begun = False
         self._awaiting_placement: list[Reply] = []
         self._in_force = self.state.replicas
+        self._since: dict[int, int] = dict.fromkeys(self.state.replicas, takeover.ts)
+        """Shard → the change of its replicas that is in force: older votes do not count."""
+        self._settle_placement(Effects())
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -126,6 +148,9 @@ class Sequencer:
         if vote.term != self.term or vote.txn_id in self._decided:
             return effects
         if vote.worker not in self._in_force.get(vote.shard, ()):
+            return effects
+        if vote.at_ts < self._since[vote.shard]:
+            # It may not know of what was committed by other replicas' votes. It votes again.
             return effects
         self._advance_wall(now_ms)
         if vote.deadline_ms + DECIDED_MEMORY_MS <= self.wall_ms:
@@ -143,7 +168,7 @@ class Sequencer:
             self._transactions[vote.txn_id] = txn
             heapq.heappush(self._deadlines, (vote.deadline_ms, vote.txn_id))
         if vote.yes:
-            txn.yes.setdefault(vote.shard, set()).add(vote.worker)
+            txn.yes.setdefault(vote.shard, {})[vote.worker] = vote.at_ts
             txn.collections.update(vote.collections)
             txn.deleted[vote.shard] = vote.deleted
         else:
@@ -160,6 +185,8 @@ class Sequencer:
         if durable.term != self.term:
             return effects
         self._cursors[durable.worker] = max(self._cursors.get(durable.worker, 0), durable.cursor)
+        needs_ts = durable.needs_ts or durable.cursor
+        self._needs[durable.worker] = max(self._needs.get(durable.worker, 0), needs_ts)
         for shard, seq in durable.flushed.items():
             self._flushed.setdefault(shard, {})[durable.worker] = seq
         self._decision_seqs[durable.worker] = durable.decision_seq
@@ -221,15 +248,24 @@ class Sequencer:
         # Until a change is in force only the old shards (or the founders) are sure to be surveyed.
         known, founders = tuple(self.state.replicas), self.state.founders
         if replicas != self.state.replicas:
-            ts = self._take_ts()
-            self._placing = (ts, tuple(replicas), founders)
-            self._decide(SetPlacement(ts, replicas))
-            self._unreleased.append(_Unreleased(ts, known, founders=founders))
+            self._place(replicas, self.state.moves)
         ts = self._take_ts()
         collection = Collection(ts, name, dimension, metric, shards, index, recall_target, fields)
         self._decide(CreateCollection(ts, collection))
         reply = Reply(token, ts, collection)
         self._unreleased.append(_Unreleased(ts, known, reply=reply, founders=founders))
+        self._release(effects)
+        return effects
+
+    def set_placement(
+        self, replicas: dict[int, tuple[str, ...]], moves: Moves, token: int
+    ) -> Effects:
+        """Decide another placement; answered for once it is in force.
+
+        :raises ValueError: the last one is not in force, or a shard changes by more than a worker.
+        """
+        effects = Effects()
+        self._place(replicas, moves, Reply(token, 0, None))
         self._release(effects)
         return effects
 
@@ -312,9 +348,12 @@ class Sequencer:
     def floor_ts(self) -> int:
         """Every placed worker is durable up to here, and on this history: 0 while one was not
         heard to have applied this term's takeover."""
-        cursors = [self._cursors.get(w, 0) for w in self.state.workers()]
-        least = min(cursors, default=0)
+        least = min((self.reached(w) for w in self.state.workers()), default=0)
         return least if least >= make_ts(self.term, 0) else 0
+
+    def reached(self, worker: str) -> int:
+        """How far a worker is durable, with all that it needs of its peers; 0: not heard of."""
+        return min(self._cursors.get(worker, 0), self._needs.get(worker, 0))
 
     def trim_points(self) -> tuple[dict[int, int], int]:
         """Per shard, and for the decision log, the sequence that every replica has in its own
@@ -322,7 +361,9 @@ class Sequencer:
         shards = {}
         for shard, workers in self.state.replicas.items():
             known = self._flushed.get(shard, {})
-            shards[shard] = min((known.get(w, 0) for w in workers), default=0)
+            joining = self.state.moves.joining.get(shard)
+            readers = workers if joining is None else (*workers, joining)
+            shards[shard] = min((known.get(w, 0) for w in readers), default=0)
         placed = self.state.workers()
         return shards, min((self._decision_seqs.get(w, 0) for w in placed), default=0)
 
@@ -348,6 +389,22 @@ class Sequencer:
         self._queue.append(decision)
         self.state = self.state.after(decision)
 
+    def _place(
+        self, replicas: dict[int, tuple[str, ...]], moves: Moves, reply: Reply | None = None
+    ) -> None:
+        if self._placing is not None:
+            raise ValueError("the last placement is not in force yet")
+        for shard, before in self.state.replicas.items():
+            after = replicas.get(shard, ())
+            if not after or len(set(before) ^ set(after)) > 1:
+                raise ValueError(f"shard {shard} changes from {before} to {after}")
+        known, founders = tuple(self.state.replicas), self.state.founders
+        ts = self._take_ts()
+        self._placing = _Placing(ts, founders)
+        self.placement_ts = ts
+        self._decide(SetPlacement(ts, replicas, moves))
+        self._unreleased.append(_Unreleased(ts, known, reply=reply, founders=founders))
+
     def _change(self, decision: Decision, collection: Collection | None, token: int) -> None:
         """Decide a change of the catalog, answered for once it is durable."""
         self._decide(decision)
@@ -357,12 +414,14 @@ class Sequencer:
     def _maybe_decide(self, txn: _Transaction, now_ms: int, effects: Effects) -> None:
         for shard, no in txn.no.items():
             replicas = self._in_force.get(shard, ())
-            if len(replicas) - len(no) < majority(len(replicas)):
+            if len(set(replicas) - no) < majority(len(replicas)):
                 self._abort(txn, txn.reason, txn.detail, effects)
                 return
         for shard in txn.participants:
             replicas = self._in_force.get(shard, ())
-            if not replicas or len(txn.yes.get(shard, ())) < majority(len(replicas)):
+            voted, since = txn.yes.get(shard, {}), self._since.get(shard, 0)
+            yes = sum(voted.get(w, -1) >= since for w in replicas)
+            if not replicas or yes < majority(len(replicas)):
                 return
         self._advance_wall(now_ms)
         if txn.deadline_ms <= self.wall_ms:
@@ -404,16 +463,29 @@ class Sequencer:
         reached = sum(self._cursors.get(w, 0) >= ts for w in founders)
         return not founders or reached >= majority(len(founders))
 
+    def _is_known(self, placing: _Placing) -> bool:
+        """Whether a majority of every shard is durable up to a placement."""
+        return self._known_to(placing.founders, placing.ts) and all(
+            self._durable_on(shard, placing.ts) for shard in self.state.replicas
+        )
+
+    def _settle_placement(self, effects: Effects) -> None:
+        """A placement counts once every majority of every shard knows of it."""
+        if self._placing is None or not self._is_known(self._placing):
+            return
+        for shard, replicas in self.state.replicas.items():
+            if set(replicas) != set(self._in_force.get(shard, ())):
+                self._since[shard] = self._placing.ts
+        self._in_force = self.state.replicas
+        self._placing = None
+        self._begun = True
+        effects.replies.extend(self._awaiting_placement)
+        self._awaiting_placement = []
+
     def _release(self, effects: Effects) -> None:
-        if self._placing is not None:
-            ts, shards, founders = self._placing
-            known = self._known_to(founders, ts)
-            if known and all(self._durable_on(s, ts) for s in shards):
-                # The new shards count from here on: every majority of every shard knows of them.
-                self._in_force = self.state.replicas
-                self._placing = None
-                effects.replies.extend(self._awaiting_placement)
-                self._awaiting_placement = []
+        self._settle_placement(effects)
+        if not self._begun:
+            return
         while self._unreleased:
             head = self._unreleased[0]
             if head.shards and not any(self._durable_on(s, head.ts) for s in head.shards):

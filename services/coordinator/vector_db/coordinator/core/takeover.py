@@ -126,9 +126,13 @@ class Survey:
         bases = best.bases | {self.term: base}
         placed = {w for workers in best.replicas.values() for w in workers}
         placed.update(best.founders)
+        copying = set(best.moves.joining.values()) - placed
         # A placed worker that was not surveyed may be as far behind as the tail reaches.
         least = min(
-            (self._kept(w, bases) if w in self._promises else best.tail_from for w in placed),
+            (
+                self._kept(w, bases) if w in self._promises else best.tail_from
+                for w in placed.union(copying)
+            ),
             default=base,
         )
         surveyed = placed.intersection(self._promises)
@@ -151,6 +155,7 @@ class Survey:
             decisions=decisions,
             founders=best.founders,
             aliases=best.aliases,
+            moves=best.moves,
         )
 
     def _kept(self, worker: str, bases: dict[int, int]) -> int:

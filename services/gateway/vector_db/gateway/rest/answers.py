@@ -278,10 +278,17 @@ class TransactionAnswer(_Answer):
     reason: str | None = None
 
 
+class CopyAnswer(_Answer):
+    """A shard that a worker copies: bytes that are there, and all of them."""
+
+    bytes_done: int
+    bytes_all: int
+
+
 class WorkerAnswer(BaseModel):
     """One shard worker; `simd` are the vector instructions that its FAISS uses, `native` those of
     its compiled loops (`none`: it does without), `generic` for none of choice; empty until its
-    first heartbeat."""
+    first heartbeat. `copying`: by shard. `draining`: it shall hold nothing."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -290,16 +297,25 @@ class WorkerAnswer(BaseModel):
     ready: bool
     cursor: int
     shards: list[int]
+    draining: bool
+    copying: dict[str, CopyAnswer]
     simd: str
     native: str
 
 
 class ClusterAnswer(BaseModel):
-    """Workers, placement, term and stable_ts."""
+    """Workers, placement, term and stable_ts.
+
+    `shards`: the workers that hold a replica of each; `joining`: the one that copies it;
+    `leaving`: those that hold it no more and have not dropped it yet.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     workers: list[WorkerAnswer]
+    shards: dict[str, list[str]]
+    joining: dict[str, str]
+    leaving: dict[str, list[str]]
     stable_ts: Timestamp
 
 

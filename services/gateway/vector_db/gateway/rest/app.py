@@ -21,6 +21,7 @@ from vector_db.gateway.rest.edge import Edge, Route
 from vector_db.gateway.rest.errors import Handler, RequestIds, edge_middleware, error_response
 from vector_db.gateway.rest.headers import check_refused
 from vector_db.gateway.rest.routes.catalog import Catalog
+from vector_db.gateway.rest.routes.cluster import Cluster
 from vector_db.gateway.rest.routes.operations import Operations
 from vector_db.gateway.rest.routes.reads import Reads
 from vector_db.gateway.rest.routes.transactions import Transactions
@@ -57,9 +58,10 @@ def build_app(
         middlewares=[edge_middleware(api_key, request_ids)], client_max_size=limits.body_bytes_max
     )
     expect = _expect_handler(limits, request_ids)
-    writes, reads, transactions, catalog = (
-        topic(edge).routes() for topic in (Writes, Reads, Transactions, Catalog)
+    writes, reads, transactions, catalog, cluster = (
+        topic(edge).routes() for topic in (Writes, Reads, Transactions, Catalog, Cluster)
     )
+    catalog += cluster
     operations = Operations(edge, [*writes, *reads, *transactions, *catalog]).routes()
     # The router tries the routes below one prefix in this order: queries first.
     for route in [*reads, *writes, *transactions, *catalog, *operations]:

@@ -1,4 +1,4 @@
-"""Request bodies of the catalog: collections, what they want, and aliases.
+"""Request bodies of the catalog and the cluster: collections, what they want, aliases, workers.
 
 The rules of `rest/models.py` hold here; the bounds are those of `common/model/options.py`.
 """
@@ -128,6 +128,12 @@ class AliasRequest(Body):
     """What an alias shall stand for."""
 
     collection: CollectionName
+
+
+class WorkerRequest(Body):
+    """What is wanted of a shard worker."""
+
+    draining: bool
 
 
 class AliasesRequest(Body):

@@ -63,6 +63,14 @@ class Decided:
         if fate > 0 or txn_id not in self._known:
             self._known[txn_id] = (deadline_ms, fate, deleted)
 
+    def adopt(self, packed: bytes) -> None:
+        """Know also what another worker packed, as older than what is known here."""
+        ours, self._known = self._known, {}
+        for txn_id, deadline_ms, fate, deleted in _ENTRY.iter_unpack(packed):
+            self._known[txn_id] = (deadline_ms, fate, deleted)
+        for txn_id, known in ours.items():
+            self.note(txn_id, *known)
+
     def undo_above(self, ts: int, by: int) -> None:
         """What was committed after `ts` is void by the takeover at `by`."""
         for txn_id, (deadline_ms, fate, _) in self._known.items():

@@ -34,6 +34,9 @@ class Standing(Protocol):
 
     def has_whole(self, txn_id: bytes, shard: int) -> bool: ...
 
+    def followed_in(self, state: DomainState) -> frozenset[int]:
+        """Shards whose rows have to be here before a decision about them is applied."""
+
 
 class Held:
     """The records after the cursor, oldest first."""
@@ -92,14 +95,14 @@ class Held:
         record = self._records[0][0]
         takeover = self._takeover(record)
         if takeover is None:
-            replicas, tail = self._at.state_at(self._at.cursor).replicas, None
+            state, tail = self._at.state_at(self._at.cursor), None
         else:
-            replicas, tail = takeover.replicas, self._tail(takeover)
+            state, tail = DomainState().after(takeover), self._tail(takeover)
         lacks = () if tail is not None else self._lacks(record, takeover)
         parts = tuple(itertools.islice(lacks, _PARTS_ASKED))
         if tail is None and not parts:
             return None
-        return Missing(record.term, takeover is not None, replicas, tail, parts)
+        return Missing(record.term, takeover is not None, state, tail, parts)
 
     def supply_tail(self, records: Sequence[DecisionRecord]) -> bool:
         """Take what a peer says follows; true when that was news.
@@ -133,7 +136,7 @@ class Held:
         return common_ts(self._at.cursor, self._at.bases, takeover)
 
     def _is_placed(self, takeover: Takeover) -> bool:
-        return any(self._at.worker in workers for workers in takeover.replicas.values())
+        return DomainState().after(takeover).is_placed(self._at.worker)
 
     def _tail(self, takeover: Takeover) -> tuple[int, int] | None:
         """The decisions that neither this worker nor the takeover knows, (after, up to]."""
@@ -160,7 +163,7 @@ class Held:
     def _lacks_of(
         self, state: DomainState, decisions: Iterable[Decision]
     ) -> Iterator[tuple[bytes, int]]:
-        mine = set(state.shards_of(self._at.worker))
+        mine = self._at.followed_in(state)
         for decision in decisions:
             if isinstance(decision, Commit):
                 for shard in sorted(mine.intersection(decision.participants)):
@@ -169,4 +172,4 @@ class Held:
             else:
                 after = state.after(decision)
                 if after is not state:
-                    state, mine = after, set(after.shards_of(self._at.worker))
+                    state, mine = after, self._at.followed_in(after)

@@ -42,6 +42,16 @@ class KeptParts:
         entry = self._entries.get((txn_id, shard))
         return None if entry is None else entry.lsns
 
+    def of(self, shard: int, after_ts: int) -> list[tuple[int, array[int]]]:
+        """(commit_ts, records) of the parts of `shard` committed after `after_ts`, in order."""
+        entries = []
+        for ts, key in self._order:
+            if ts > after_ts and key[1] == shard and key in self._entries:
+                entry = self._entries[key]
+                if entry.ts == ts:
+                    entries.append((ts, entry.lsns))
+        return entries
+
     def release(self, floor_ts: int) -> None:
         """Nobody can lack what was committed up to `floor_ts`."""
         while self._order and self._order[0][0] <= floor_ts:

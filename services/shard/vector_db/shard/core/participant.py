@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from vector_db.common.core import history
 from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
     Abort,
@@ -25,10 +26,12 @@ from vector_db.common.core.messages import (
     Decision,
     DecisionRecord,
     DropCollection,
+    EnterReply,
     Overlay,
     Prepare,
     Promise,
     PromiseRequest,
+    SetPlacement,
     Stage,
     Takeover,
     TxnStatus,
@@ -39,6 +42,7 @@ from vector_db.common.model.rows import Buffer, RowBlock
 from vector_db.shard.core.decided import Decided
 from vector_db.shard.core.held import Held
 from vector_db.shard.core.history import common_ts, end_of, follows, told_after
+from vector_db.shard.core.holdings import Holdings
 from vector_db.shard.core.kept import KeptParts
 from vector_db.shard.core.parts import ChainBroken, Checkpoint, Effects, Missing, RowStore
 from vector_db.shard.core.staging import Part, RecordSource
@@ -76,6 +80,7 @@ class Participant:
         self.decision_seq = 0
         self.full = ""
         """Why rows cannot be taken now (an error's message), or empty."""
+        self.holdings = Holdings(worker)
         self._store = store
         self._states: list[tuple[int, DomainState]] = [(0, DomainState())]
         self._undecided = Undecided(records)
@@ -92,6 +97,8 @@ class Participant:
         self._tail = Tail()
         self._floor = 0
         self._dropped: deque[tuple[int, int]] = deque()
+        self._moved = True
+        """Shards may have gone from here by the placement."""
 
     # --- recovery -------------------------------------------------------------------------------
 
@@ -120,6 +127,7 @@ class Participant:
         self._decided = Decided(saved.decided, saved.wall_ms)
         self._timeline = Timeline(retention_s, saved.timeline)
         self._prompt = set(saved.prompt)
+        self.holdings = Holdings(worker, saved.joined, saved.lost)
         return self
 
     def revote(self) -> Effects:
@@ -199,6 +207,61 @@ class Participant:
         """Whether the transaction is decided, or void with its term."""
         return overlay.term != self.promised or overlay.txn_id in self._decided
 
+    # --- shards that come and go ------------------------------------------------------------------
+
+    def followed_in(self, state: DomainState) -> frozenset[int]:
+        """Shards whose rows have to be here before a decision about them is applied."""
+        return self.holdings.followed_in(state)
+
+    def votes_on(self, shard: int) -> bool:
+        """Whether this worker is a replica of the shard: others neither vote nor answer."""
+        return shard in self.holdings.voted_in(self.state)
+
+    def undecided_lsns(self, shard: int) -> list[int]:
+        """Where the records of what is undecided at the shard lie in the WAL, but for what peers
+        gave."""
+        parts = (p for p in self._undecided if p.shard == shard and not p.fetched)
+        return sorted(lsn for part in parts for lsn in part.all_lsns())
+
+    def follow(self, shard: int, position: int) -> None:
+        """A replica's undecided records are taken: the shard's log is followed from `position`."""
+        self.positions[shard] = position
+        self.holdings.follow(shard, self.cursor)
+
+    def committed_since(self, shard: int, ts: int) -> list[tuple[int, Sequence[int]]]:
+        """(commit_ts, places in the WAL) of the parts of a followed shard after `ts`, in order."""
+        return list(self._kept.of(shard, ts))
+
+    def join(self, shard: int, snapshot_ts: int, timeline: bytes, decided: bytes) -> None:
+        """All rows of a followed shard are here now; `timeline` and `decided` are the replica's."""
+        self._timeline.adopt(timeline, snapshot_ts)
+        self._decided.adopt(decided)
+        self.holdings.join(shard, snapshot_ts)
+
+    def memory_at(self, ts: int) -> tuple[bytes, bytes]:
+        """(timeline, decided) as of `ts`, packed, for a worker that copies a shard."""
+        return self._timeline.pack(ts), self._decided.pack(ts)
+
+    def lose(self, shard: int) -> None:
+        """Peers keep nothing of the shard for this worker: it is none of its replicas by now."""
+        self.holdings.lose(shard)
+        self._moved = True
+
+    def was_removed(self, shard: int, worker: str, cursor: int) -> bool:
+        """Whether the placement has taken the shard from `worker`, as nothing can undo, and it has
+        not come so far yet."""
+        at, state = self._states[0]
+        there = worker in state.replicas.get(shard, ()) or state.moves.joining.get(shard) == worker
+        return cursor < at <= self.stable_ts and not there
+
+    def shards_to_drop(self) -> list[int]:
+        """Shards whose rows are here and of no use, as nothing can undo; told again until they are
+        gone."""
+        if not self._moved or len(self._states) > 1 or self._states[0][0] > self.stable_ts:
+            return []
+        self._moved = False
+        return [s for s in self._store.shards() if not self.holdings.keeps(s, self.state)]
+
     # --- decisions ------------------------------------------------------------------------------
 
     @property
@@ -249,14 +312,18 @@ class Participant:
         """Decisions that a takeover did not tell, from a peer; true when they were news."""
         return self._held.supply_tail(records)
 
-    def apply(self, record: DecisionRecord, seq: int, lsn: int) -> Effects:
+    def apply(self, record: DecisionRecord, seq: int, lsn: int, replaying: bool = False) -> Effects:
         """`apply_steps` in one go."""
-        return exhaust(self.apply_steps(record, seq, lsn))
+        return exhaust(self.apply_steps(record, seq, lsn, replaying))
 
-    def apply_steps(self, record: DecisionRecord, seq: int, lsn: int) -> Steps[Effects]:
+    def apply_steps(
+        self, record: DecisionRecord, seq: int, lsn: int, replaying: bool = False
+    ) -> Steps[Effects]:
         """Apply a record that is logged at `lsn`; what is at or below the cursor is only noted.
 
-        Between steps reads go on as before: a half applied commit lies above the cursor.
+        Between steps reads go on as before: a half applied commit lies above the cursor. A new
+        placement or term counts only votes that were given in the knowledge of it, so everything
+        undecided is voted on again; not when `replaying`, which `revote` follows.
 
         :raises ChainBroken: its rows, or decisions before it, are not here.
         """
@@ -274,7 +341,11 @@ class Participant:
         if is_news:
             self._note(record)
         self._decided.expire(self.wall_ms)
-        effects.votes += yield from self._voter.cursor_moved()
+        anew = any(isinstance(d, SetPlacement | Takeover) for d in record.decisions)
+        if is_news and anew and not replaying:
+            effects.votes += self._voter.revote()
+        else:
+            effects.votes += yield from self._voter.cursor_moved()
         return effects
 
     def _note(self, record: DecisionRecord) -> None:
@@ -287,8 +358,9 @@ class Participant:
         if isinstance(decision, Commit | Abort):
             if is_news and isinstance(decision, Commit):
                 self._check_rows(decision)
+            held = self.holdings.held_in(self.state)
             for part in self._release(decision):
-                if is_news and isinstance(decision, Commit):
+                if is_news and isinstance(decision, Commit) and part.shard in held:
                     lsn = min(lsn, part.lsn)
                     yield from self._apply_part(part, ts)
         if not is_news:
@@ -302,10 +374,16 @@ class Participant:
             self._store.add_collection(decision.collection)
         elif isinstance(decision, DropCollection):
             self._dropped.append((ts, decision.collection_id))
+        elif isinstance(decision, SetPlacement):
+            self._placed(before, after)
         self.cursor = ts
 
+    def _placed(self, before: DomainState, after: DomainState) -> None:
+        self.holdings.placed(before, after)
+        self._moved = True
+
     def _check_rows(self, commit: Commit) -> None:
-        mine = set(self.state.shards_of(self.worker)).intersection(commit.participants)
+        mine = self.followed_in(self.state).intersection(commit.participants)
         if not all(self.has_whole(commit.txn_id, shard) for shard in mine):
             raise ChainBroken(f"the rows of the commit {commit.ts} are missing")
 
@@ -327,8 +405,7 @@ class Participant:
             parts.append(part)
             deadline_ms = max(deadline_ms, part.deadline_ms)
             # Another replica may have to ask for it; the only one has nobody who would.
-            shared = len(self.state.replicas.get(shard, ())) > 1
-            if ts > self._floor and shared and part.whole:
+            if ts > self._floor and self.state.is_shared(shard) and part.whole:
                 self._kept.add(part, ts)
         deleted = decision.deleted if isinstance(decision, Commit) else 0
         self._decided.note(decision.txn_id, deadline_ms, ts, deleted)
@@ -365,6 +442,7 @@ class Participant:
             tail_from=self._tail.after_ts,
             founders=state.founders,
             aliases=state.aliases,
+            moves=state.moves,
         )
 
     def is_foreign(self, cluster_id: str) -> bool:
@@ -394,7 +472,7 @@ class Participant:
         keep = common_ts(self.cursor, self.bases, takeover)
         if keep < self.cursor:
             self._undo_above(keep, takeover.ts)
-        placed = any(self.worker in workers for workers in takeover.replicas.values())
+        taken = DomainState().after(takeover)
         told = told_after(takeover, self.cursor)
         last = self.cursor
         if last < takeover.decisions_after and follows(
@@ -409,7 +487,7 @@ class Participant:
                 for decision in old.decisions:
                     yield from self._apply_one(decision, lsn)
                 self._note(old)
-        elif placed:
+        elif taken.is_placed(self.worker):
             raise ChainBroken(
                 f"the takeover tells what follows {takeover.decisions_after}, known up to "
                 f"{self.cursor}"
@@ -417,14 +495,70 @@ class Participant:
         else:
             self._tail.begin_at(takeover.base)
             self._decided.joined(self.wall_ms)
-        self._drop_old_terms(ts_term(takeover.ts))
         self.cluster_id = takeover.cluster_id
         self.bases = dict(takeover.bases)
-        self._states.append((takeover.ts, DomainState().after(takeover)))
-        for collection in takeover.collections:
+        self._stand_at(takeover.ts, taken, lsn)
+
+    def _stand_at(self, ts: int, state: DomainState, lsn: int) -> None:
+        """History up to `ts` is known, or nothing of it concerns this worker."""
+        self._drop_old_terms(ts_term(ts))
+        self._placed(self.state, state)
+        self._states.append((ts, state))
+        for collection in state.collections.values():
             self._store.add_collection(collection)
-        self.cursor = takeover.ts
-        self._applied.append((takeover.ts, lsn))
+        self.cursor = ts
+        self._applied.append((ts, lsn))
+
+    # --- entering without a takeover --------------------------------------------------------------
+
+    def enter_reply(self, term: int, worker: str) -> EnterReply | None:
+        """Where this worker stands, for one that holds nothing; None: it cannot say now, or the
+        other one holds something. Asked only when no record is half applied."""
+        state = self.state
+        stands = self.promised == term and self.stable_ts >= make_ts(term, 0)
+        if not stands or state.founders or state.is_placed(worker):
+            return None
+        records = self._tail.between(self.stable_ts, self.cursor)
+        ts = records[0].prev_ts if records else self.cursor
+        if ts > self.stable_ts:
+            return None
+        state = self.state_at(ts)
+        return EnterReply(
+            term=term,
+            ts=ts,
+            cluster_id=self.cluster_id,
+            bases=self.bases,
+            collections=tuple(state.collections.values()),
+            replicas=state.replicas,
+            catalog_ts=state.catalog_ts,
+            aliases=state.aliases,
+            moves=state.moves,
+            wall_ms=self.wall_ms,
+            records=tuple(records),
+            decision_seq=self.decision_seq,
+        )
+
+    def can_enter(self, reply: EnterReply) -> bool:
+        """Whether to stand where a replica does: this worker holds nothing there."""
+        state = _state_of(reply)
+        known = reply.term == self.promised and not self.is_foreign(reply.cluster_id)
+        return known and reply.ts > self.cursor and not state.is_placed(self.worker)
+
+    def enter(self, reply: EnterReply, lsn: int) -> None:
+        """Stand where a replica does; `reply` is logged at `lsn`."""
+        keep = history.common_ts(self.cursor, self.bases, reply.bases)
+        if keep < self.cursor:
+            self._undo_above(keep, reply.ts)
+        self._held.clear()
+        self._tail.begin_at(reply.ts)
+        self._decided.joined(max(self.wall_ms, reply.wall_ms))
+        self.cluster_id = reply.cluster_id
+        self.bases = dict(reply.bases)
+        self._stand_at(reply.ts, _state_of(reply), lsn)
+        self._log_ts = reply.ts
+        for record in reply.records:
+            self.apply(record, 0, lsn, replaying=True)
+        self.decision_seq = reply.decision_seq
 
     def _undo_above(self, ts: int, by: int) -> None:
         self._store.undo_above(ts)
@@ -437,6 +571,7 @@ class Participant:
         self._kept.undo_above(ts)
         self._timeline.undo_above(ts)
         self.cursor = ts
+        self.holdings.forget(self.state)
 
     def _drop_old_terms(self, term: int) -> None:
         """Every undecided PREPARE of an older term is void: its gateway retries or says so."""
@@ -512,6 +647,8 @@ class Participant:
             decided=self._decided.pack(ts),
             timeline=self._timeline.pack(ts),
             prompt=tuple((p.txn_id, p.shard) for p in self._undecided if p.prompt),
+            joined=dict(self.holdings.joined),
+            lost=tuple(sorted(self.holdings.lost)),
         )
 
     def part_lsns(self, txn_id: bytes, shard: int) -> Sequence[int]:
@@ -550,3 +687,13 @@ class Participant:
     def counts(self) -> dict[str, int]:
         """A few facts for health and metrics."""
         return {"undecided": len(self._undecided), "held": len(self._held)}
+
+
+def _state_of(reply: EnterReply) -> DomainState:
+    return DomainState(
+        reply.catalog_ts,
+        {c.id: c for c in reply.collections},
+        dict(reply.replicas),
+        aliases=dict(reply.aliases),
+        moves=reply.moves,
+    )

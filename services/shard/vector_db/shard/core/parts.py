@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,6 +41,9 @@ class RowStore(Protocol):
 
     def undo_above(self, ts: int) -> None: ...
 
+    def shards(self) -> set[int]:
+        """Those that have rows here."""
+
 
 class ChainBroken(Exception):
     """A decision record does not follow the last one: only a takeover mends it."""
@@ -60,13 +62,13 @@ class Missing:
     """What the next decision record of `term` waits for.
 
     `tail`: decisions in (after, up to], from any worker that is past the takeover. `parts`: (txn
-    id, shard) of rows, from another replica in `replicas`. `takeover`: it waits for no log, so a
-    peer is to be asked at once.
+    id, shard) of rows, from another worker that holds the shard in `state`. `takeover`: it waits
+    for no log, so a peer is to be asked at once.
     """
 
     term: int
     takeover: bool
-    replicas: Mapping[int, tuple[str, ...]]
+    state: DomainState
     tail: tuple[int, int] | None = None
     parts: tuple[tuple[bytes, int], ...] = ()
 
@@ -75,7 +77,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """What a worker's manifest says of the protocol: enough to begin again at `cursor`.
 
     `decided` and `timeline` are packed (see `Decided` and `Timeline`); `prompt` are the undecided
-    parts that were voted on when their PREPARE came.
+    parts that were voted on when their PREPARE came. `joined` and `lost`: see `Holdings`.
     """
 
     cluster_id: str
@@ -93,3 +95,5 @@ class Checkpoint(msgspec.Struct, frozen=True):
     decided: bytes = b""
     timeline: bytes = b""
     prompt: tuple[tuple[bytes, int], ...] = ()
+    joined: dict[int, int] = {}
+    lost: tuple[int, ...] = ()

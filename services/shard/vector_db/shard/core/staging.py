@@ -154,6 +154,11 @@ class Part:
         """Where the records of a whole part lie in the WAL: chunks in order, then the PREPARE."""
         return [*(self._chunks[i].lsn for i in self._named()), self.prepare_lsn]
 
+    def all_lsns(self) -> list[int]:
+        """Where all records of the part lie in the WAL, whole or not."""
+        lsns = [chunk.lsn for chunk in self._chunks.values()]
+        return lsns if self.prepare is None else [*lsns, self.prepare_lsn]
+
     def shapes(self) -> set[Shape]:
         """What kinds of blocks the part has."""
         found = {_shape(b) for b in self.prepare.blocks} if self.prepare is not None else set()

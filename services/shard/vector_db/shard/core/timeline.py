@@ -48,6 +48,16 @@ class Timeline:
             self.floor_ts = max(self.floor_ts, self._ts[at - 1])
             del self._steps[: at - 1], self._ts[: at - 1]
 
+    def adopt(self, packed: bytes, ts: int) -> None:
+        """Know of snapshots up to `ts` also what another worker packed, whose rows are here now."""
+        theirs = Timeline(0.0, packed)
+        merged = dict(zip(self._steps, self._ts, strict=True))
+        for step, newest in zip(*theirs._up_to(ts), strict=True):
+            merged[step] = max(newest, merged.get(step, 0))
+        self.floor_ts = max(self.floor_ts, theirs.floor_ts)
+        self._steps = sorted(merged)
+        self._ts = [merged[step] for step in self._steps]
+
     def undo_above(self, ts: int) -> None:
         """Decisions after `ts` are void."""
         self.floor_ts = min(self.floor_ts, ts)

@@ -28,6 +28,9 @@ class Standing(Protocol):
     @property
     def state(self) -> DomainState: ...
 
+    def votes_on(self, shard: int) -> bool:
+        """Whether this worker is a replica of the shard: others have no vote."""
+
     @property
     def retention_floor_ts(self) -> int:
         """Snapshots below it are too old to be read."""
@@ -49,7 +52,7 @@ class Voter:
     def consider(self, part: Part) -> Steps[list[Vote]]:
         """The vote on a part whose PREPARE has come, unless it waits for its snapshot."""
         prepare = part.prepare
-        if prepare is None or part.fetched:
+        if prepare is None or part.fetched or not self._at.votes_on(part.shard):
             return []
         if prepare.snapshot_ts > self._at.cursor:
             self._waiting.append(part)
@@ -77,7 +80,7 @@ class Voter:
         unsure: list[tuple[Part, Prepare]] = []
         for part in sorted(self._undecided, key=lambda p: p.prepare_lsn):
             prepare = part.prepare
-            if prepare is None or part.fetched:
+            if prepare is None or part.fetched or not self._at.votes_on(part.shard):
                 continue
             if prepare.snapshot_ts > self._at.cursor:
                 self._waiting.append(part)
@@ -113,5 +116,6 @@ class Voter:
             deleted=verdict.deleted,
             reason=verdict.reason,
             detail=verdict.detail,
+            at_ts=at.cursor,
         )
         return part.vote

@@ -6,14 +6,15 @@ The framed message is logged as it arrived, so nothing is encoded twice on the w
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 import msgspec
 
 from vector_db.common.core.codec import decode
-from vector_db.common.core.messages import DecisionRecord, Prepare, Stage
+from vector_db.common.core.messages import DecisionRecord, EnterReply, Prepare, Stage
 from vector_db.common.model.errors import StorageCorrupt
-from vector_db.common.model.rows import Buffer
+from vector_db.common.model.rows import Buffer, RowBlock
 from vector_db.shard.storage.wal import Wal
 
 _SEQ = struct.Struct("<Q")
@@ -25,6 +26,8 @@ class RecordType(IntEnum):
     LOG = 1
     DECISIONS = 2
     PROMISE = 3
+    LOST = 4
+    ENTERED = 5
 
 
 class PromiseRecord(msgspec.Struct, frozen=True):
@@ -34,9 +37,26 @@ class PromiseRecord(msgspec.Struct, frozen=True):
     coordinator: str
 
 
+class LostRecord(msgspec.Struct, frozen=True):
+    """Peers keep nothing of the shard for this worker any more (see `Holdings.lose`)."""
+
+    shard: int
+
+
+def lost(shard: int) -> list[Buffer]:
+    """The payload of a LOST record."""
+    return [msgspec.msgpack.encode(LostRecord(shard))]
+
+
 def sequenced(seq: int, raw: Buffer) -> list[Buffer]:
     """The payload of a LOG or DECISIONS record."""
     return [_SEQ.pack(seq), raw]
+
+
+def sequence(payload: memoryview) -> int:
+    """The sequence in the log of a LOG or DECISIONS record; 0: a peer gave it."""
+    (seq,) = _SEQ.unpack_from(payload)
+    return int(seq)
 
 
 def framed(payload: memoryview) -> memoryview:
@@ -51,19 +71,37 @@ def promised(term: int, coordinator: str) -> list[Buffer]:
 
 def parse(
     record_type: int, payload: memoryview, lsn: int
-) -> tuple[int, Prepare | Stage | DecisionRecord] | PromiseRecord:
-    """(sequence, message) or a promise.
+) -> tuple[int, Prepare | Stage | DecisionRecord] | PromiseRecord | LostRecord | EnterReply:
+    """(sequence, message), a promise, a loss, or where a worker that held nothing began.
 
     :raises StorageCorrupt: a record that passed its checksum holds something else; names the lsn.
     """
     if record_type == RecordType.PROMISE:
         return msgspec.msgpack.decode(payload, type=PromiseRecord)
+    if record_type == RecordType.LOST:
+        return msgspec.msgpack.decode(payload, type=LostRecord)
+    if record_type == RecordType.ENTERED:
+        entered = decode(payload)
+        if isinstance(entered, EnterReply):
+            return entered
     if record_type in (RecordType.LOG, RecordType.DECISIONS):
         (seq,) = _SEQ.unpack_from(payload)
         message = decode(payload[_SEQ.size :])
         if isinstance(message, Prepare | Stage | DecisionRecord):
             return seq, message
     raise StorageCorrupt(f"wal: record {lsn} of type {record_type} holds no known message")
+
+
+def blocks_at(wal: Wal, lsns: Sequence[int]) -> Iterator[RowBlock]:
+    """The blocks of a part whose records lie there, in order; one record is in memory at a time.
+
+    :raises StorageCorrupt: a record is damaged, or is none of a shard log.
+    """
+    for lsn in lsns:
+        parsed = parse(*wal.read(lsn), lsn)
+        if not isinstance(parsed, tuple) or isinstance(parsed[1], DecisionRecord):
+            raise StorageCorrupt(f"wal: record {lsn} is no record of a shard log")
+        yield from parsed[1].blocks
 
 
 class WalChunks:

@@ -10,14 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random, SystemRandom
 
-from vector_db.common.core.messages import DecisionRecord
+from vector_db.common.core.messages import DecisionRecord, EnterReply
 from vector_db.common.model.errors import StorageCorrupt
 from vector_db.common.ports import Disk
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import ChainBroken, Checkpoint
 from vector_db.shard.storage.identity import worker_identity
 from vector_db.shard.storage.manifest import Manifest, load_manifest
-from vector_db.shard.storage.records import PromiseRecord, RecordType, WalChunks, parse
+from vector_db.shard.storage.records import (
+    LostRecord,
+    PromiseRecord,
+    RecordType,
+    WalChunks,
+    parse,
+)
 from vector_db.shard.storage.store import Store, StoreOptions
 from vector_db.shard.storage.wal import Wal
 
@@ -109,10 +115,16 @@ def _replay_one(participant: Participant, lsn: int, record_type: int, payload: m
     if isinstance(parsed, PromiseRecord):
         participant.adopt_term(parsed.term, parsed.coordinator)
         return
+    if isinstance(parsed, LostRecord):
+        participant.lose(parsed.shard)
+        return
+    if isinstance(parsed, EnterReply):
+        participant.enter(parsed, lsn)
+        return
     seq, message = parsed
     if isinstance(message, DecisionRecord):
         try:
-            participant.apply(message, seq, lsn)
+            participant.apply(message, seq, lsn, replaying=True)
         except ChainBroken as broken:
             raise StorageCorrupt(f"wal: record {lsn}: {broken}") from broken
     else:

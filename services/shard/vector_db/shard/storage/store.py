@@ -29,7 +29,6 @@ from vector_db.shard.storage.jobs import (
     CheckpointJob,
     SealJob,
     SliceEntry,
-    StoreManifest,
     capture_slice,
     parse_manifest,
 )
@@ -77,7 +76,9 @@ class Store:
         self._rooms: list[tuple[F32, int, int]] = []
         self._sealing: dict[str, SealJob] = {}
         self._checkpointing: CheckpointJob | None = None
-        self.upkeep = Upkeep(self._all_slices, self._new_name, options)
+        self.arriving: set[str] = set()
+        """Segments and images that are being copied from another worker, relative to the root."""
+        self.upkeep = Upkeep(self.all_slices, self.new_name, options)
 
     @classmethod
     def open(
@@ -102,13 +103,13 @@ class Store:
         store._names_used = max(known.names_used, highest_number(disk.root))
         for entry in known.slices:
             if entry.collection in store._collections:
-                store._load(entry, known)
+                store._slices[entry.collection][entry.shard] = store.opened(entry, known.ts)
         remove_leftovers(disk.root, known.files(), known.segments(), known.names_used)
         return store
 
     def sealed_segments(self) -> list[tuple[Slice, SealedSegment]]:
         """All sealed segments, with the slices that they belong to."""
-        return [(part, segment) for part in self._all_slices() for segment in part.sealed]
+        return [(part, segment) for part in self.all_slices() for segment in part.sealed]
 
     def verify(self) -> None:
         """Check every byte of every sealed segment now, in any thread.
@@ -135,6 +136,74 @@ class Store:
         """Forget it at once; its files go with the next durable checkpoint."""
         self._collections.pop(collection_id, None)
         self._slices.pop(collection_id, None)
+
+    # --- shards that come and go ------------------------------------------------------------------
+
+    def shards(self) -> set[int]:
+        """Those that have slices here."""
+        return {shard for parts in self._slices.values() for shard in parts}
+
+    def all_slices(self) -> list[Slice]:
+        """Of all collections and shards."""
+        return [part for parts in self._slices.values() for part in parts.values()]
+
+    def slices_of(self, shard: int) -> list[Slice]:
+        """Of all collections that have rows at the shard."""
+        return [parts[shard] for parts in self._slices.values() if shard in parts]
+
+    def drop_shard(self, shard: int) -> None:
+        """Forget all rows of the shard; their files go with the next durable checkpoint."""
+        for parts in self._slices.values():
+            parts.pop(shard, None)
+
+    def put_shard(self, shard: int, slices: Iterable[Slice]) -> None:
+        """Serve these slices as the shard, in the place of what is here of it; slices of
+        collections that are gone are left out."""
+        self.drop_shard(shard)
+        for part in slices:
+            if (collection := self._collections.get(part.collection.id)) is not None:
+                part.collection = collection
+                self._slices[collection.id][shard] = part
+
+    def opened(self, entry: SliceEntry, ts: int) -> Slice:
+        """The slice as files say it was at `ts`; it is not served yet.
+
+        :raises StorageCorrupt: a file is missing or damaged, or of another collection.
+        :raises NotFound: no such collection.
+        """
+        collection = self.collection(entry.collection)
+        part = Slice(collection, entry.shard)
+        size = 0
+        if entry.image is not None:
+            cosine = collection.metric == Metric.COSINE
+            part.growing, size = read_image(self._disk, entry.image, collection.dimension, cosine)
+        part.image = SavedImage(ts, part.layout, entry.image, size)
+        part.changed_ts = ts
+        for item in entry.segments:
+            segment = SealedSegment(self._disk.root, item.name)
+            if segment.dimension != collection.dimension:
+                raise StorageCorrupt(
+                    f"{item.name}: dimension {segment.dimension}, the catalog has "
+                    f"{collection.dimension} (offset 0)"
+                )
+            if item.deaths_file is not None:
+                segment.deaths = read_deaths(self._disk, item.deaths_file, segment.rows)
+                part.saved_deaths[item.name] = (item.deaths, item.deaths_file)
+            part.sealed.append(segment)
+        return part
+
+    def segment_name(self, collection_id: int, shard: int) -> str:
+        """A name for a new sealed segment."""
+        return self.new_name(f"{SEGMENTS_DIR}/{collection_id}-{shard}")
+
+    def new_name(self, base: str) -> str:
+        """A file name never used before in this data directory."""
+        self._names_used += 1
+        return f"{base}-{self._names_used}"
+
+    def knows(self, collection_id: int) -> bool:
+        """Whether there is such a collection."""
+        return collection_id in self._collections
 
     def collection(self, collection_id: int) -> Collection:
         """:raises NotFound: no such collection."""
@@ -184,7 +253,7 @@ class Store:
 
         :raises RuntimeError: a row after `ts` is sealed, which the caller's `stable_ts` forbade.
         """
-        for part in self._all_slices():
+        for part in self.all_slices():
             part.undo_above(ts)
 
     # --- reads ----------------------------------------------------------------------------------
@@ -292,7 +361,7 @@ class Store:
             can be merged into a larger one.
         """
         options = self._options
-        parts = self._all_slices()
+        parts = self.all_slices()
         crowded = sum(part.growing.payload for part in parts) > options.growing_bytes_max
 
         def is_due(part: Slice, rows: int, payload: int) -> bool:
@@ -312,8 +381,12 @@ class Store:
         for part in sorted(maybe, key=lambda part: part.growing.payload, reverse=True):
             rows = part.growing.prefix(stable_ts)
             if is_due(part, rows, part.growing.payload_bytes(rows)):
-                base = f"{SEGMENTS_DIR}/{part.collection.id}-{part.shard}"
-                job = SealJob(self._disk, part, part.freeze(rows), self._new_name(base))
+                job = SealJob(
+                    self._disk,
+                    part,
+                    part.freeze(rows),
+                    self.segment_name(part.collection.id, part.shard),
+                )
                 self._sealing[job.name] = job
                 return job
         return None
@@ -339,7 +412,7 @@ class Store:
         :param ts: at most what is stable, at least what was stable when the last segment froze.
         :raises ValueError: a sealed row is newer than `ts`.
         """
-        captures = [capture_slice(part, ts, self._new_name) for part in self._all_slices()]
+        captures = [capture_slice(part, ts, self.new_name) for part in self.all_slices()]
         self._checkpointing = CheckpointJob(self._disk, ts, self._names_used, captures)
         return self._checkpointing
 
@@ -353,35 +426,12 @@ class Store:
         entries = job.entries()
         job.settle()
         self._checkpointing = None
-        alive = {segment.name for part in self._all_slices() for segment in part.sealed}
-        keep = entries.segments() | alive | set(self._sealing) | self.upkeep.making
-        remove_leftovers(self._disk.root, entries.files(), keep, entries.names_used)
+        alive = {segment.name for part in self.all_slices() for segment in part.sealed}
+        keep = entries.segments() | alive | set(self._sealing) | self.upkeep.making | self.arriving
+        files = entries.files() | self.arriving
+        remove_leftovers(self._disk.root, files, keep, entries.names_used)
 
     # --- inside ---------------------------------------------------------------------------------
-
-    def _load(self, entry: SliceEntry, manifest: StoreManifest) -> None:
-        collection = self._collections[entry.collection]
-        part = self._slice(entry.collection, entry.shard)
-        size = 0
-        if entry.image is not None:
-            cosine = collection.metric == Metric.COSINE
-            part.growing, size = read_image(self._disk, entry.image, collection.dimension, cosine)
-        part.image = SavedImage(manifest.ts, part.layout, entry.image, size)
-        part.changed_ts = manifest.ts
-        for item in entry.segments:
-            segment = SealedSegment(self._disk.root, item.name)
-            if segment.dimension != collection.dimension:
-                raise StorageCorrupt(
-                    f"{item.name}: dimension {segment.dimension}, the catalog has "
-                    f"{collection.dimension} (offset 0)"
-                )
-            if item.deaths_file is not None:
-                segment.deaths = read_deaths(self._disk, item.deaths_file, segment.rows)
-                part.saved_deaths[item.name] = (item.deaths, item.deaths_file)
-            part.sealed.append(segment)
-
-    def _all_slices(self) -> list[Slice]:
-        return [part for parts in self._slices.values() for part in parts.values()]
 
     def _slice(self, collection_id: int, shard: int) -> Slice:
         collection = self.collection(collection_id)
@@ -397,8 +447,3 @@ class Store:
 
     def _is_known(self, part: Slice) -> bool:
         return self._slices.get(part.collection.id, {}).get(part.shard) is part
-
-    def _new_name(self, base: str) -> str:
-        """A file name never used before in this data directory."""
-        self._names_used += 1
-        return f"{base}-{self._names_used}"

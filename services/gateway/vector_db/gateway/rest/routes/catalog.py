@@ -1,4 +1,4 @@
-"""Collections, their aliases, and the cluster."""
+"""Collections and their aliases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _READ = {TRANSACTION: _CHANGE[TRANSACTION]}
 
 
 class Catalog:
-    """Handlers of the catalog and the cluster."""
+    """Handlers of the catalog."""
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
@@ -83,10 +83,6 @@ class Catalog:
                 "DELETE", _ALIAS, self.remove_alias, "aliases",
                 "Remove an alias; its collection stays", answers.AliasesChangedAnswer,
                 refuses=_CHANGE,
-            ),
-            Route(
-                "GET", "/v1/cluster", self.cluster, "operations",
-                "Workers, placement and clock of the cluster", answers.ClusterAnswer,
             ),
         ]  # fmt: skip
 
@@ -153,7 +149,3 @@ class Catalog:
 
     async def _changed(self, changes: Mapping[str, str | None]) -> web.Response:
         return json_response({"commit_ts": await self._edge.api.set_aliases(changes)})
-
-    async def cluster(self, request: web.Request) -> web.Response:
-        query_string(request.query, ())
-        return json_response(await self._edge.api.cluster())

@@ -1,0 +1,83 @@
+"""A writer and a reader of one collection, in threads, beside whatever a test does to the mesh."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from tests.support.processes import Service
+
+ROWS_OF_A_BATCH = 20
+
+
+class Load:
+    """A writer and a reader in threads of their own; every error is kept."""
+
+    def __init__(self, gateway: Service) -> None:
+        self._gateway = gateway
+        self._over = threading.Event()
+        self.errors: list[str] = []
+        self.written: dict[str, list[float]] = {}
+        self.token = 0
+        self.slowest_read_s = 0.0
+        self._threads = [threading.Thread(target=t) for t in (self._write, self._read)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for_more(self, rows: int) -> None:
+        """Until so many more rows were written."""
+        wanted = len(self.written) + rows
+        while len(self.written) < wanted and not self.errors:
+            time.sleep(0.01)
+
+    def _write(self) -> None:
+        n = 0
+        while not self._over.is_set():
+            rows = {f"r{n + i}": [1.0, float(n + i), 0.5] for i in range(ROWS_OF_A_BATCH)}
+            body = {"vectors": [{"id": i, "dimensions": v} for i, v in rows.items()]}
+            try:
+                answer = self._gateway.call("/v1/collections/c/vectors", body)
+            except Exception as error:
+                self.errors.append(f"write: {error}")
+                return
+            self.written |= rows
+            self.token = answer["commit_ts"]
+            n += ROWS_OF_A_BATCH
+
+    def _read(self) -> None:
+        while not self._over.is_set():
+            wanted = len(self.written)
+            started = time.monotonic()
+            try:
+                found = self._gateway.call("/v1/collections/c/count", {})["count"]
+                hits = self._gateway.call(
+                    "/v1/collections/c/query", {"vector": [1.0, 7.0, 0.5], "k": 5}
+                )["vectors"]
+            except Exception as error:
+                self.errors.append(f"read: {error}")
+                return
+            self.slowest_read_s = max(self.slowest_read_s, time.monotonic() - started)
+            if found < wanted or (wanted and not hits):
+                self.errors.append(f"read: {found} rows and {len(hits)} hits of {wanted}")
+                return
+
+
+def rows_of(gateway: Service) -> dict[str, list[float]]:
+    """Every row of the collection, as the gateway finds it."""
+    found: dict[str, list[float]] = {}
+    page: dict[str, Any] = {"limit": 1000, "include": ["dimensions"]}
+    while True:
+        answer = gateway.call("/v1/collections/c/scroll", page)
+        found |= {row["id"]: row["dimensions"] for row in answer["vectors"]}
+        if answer["cursor"] is None:
+            return found
+        page["cursor"] = answer["cursor"]
