@@ -111,9 +111,11 @@ def test_a_joining_worker_that_is_gone_or_drains_is_given_up() -> None:
 def test_a_join_that_is_not_needed_any_more_is_given_up() -> None:
     """As when the replica that it should replace drains no more."""
     copied = replace(UP, joined=frozenset({0}))
-    for d in (UP, copied):
-        workers = all_up("abc") | {"d": d}
-        assert said(placed("abc", joining={0: "d"}), workers, 3) == [("cancel", 0, "d")]
+    for state in (UP, copied):
+        for name in "abcd":
+            workers = all_up("abcd") | {name: state}
+            now = placed("abcd".replace(name, ""), joining={0: name})
+            assert said(now, workers, 3) == [("cancel", 0, name)]
 
 
 # --- zones and load -------------------------------------------------------------------------------
@@ -146,6 +148,23 @@ def test_a_chain_of_moves_is_begun_whole_or_not_at_all() -> None:
         {("join", 1), ("join", 2)},
     )
     assert ("join", 2, "c") in joins
+
+
+def test_nothing_is_evened_out_while_a_missing_replica_waits_for_its_turn() -> None:
+    now = placed("a", "a", "bc", "bc", "bc", "bc", "bc", "bc")
+    workers = all_up("abcde")
+    (kind, shard, _), *others = said(now, workers, 2)
+    assert (kind, others) == ("join", []) and shard in (0, 1), "a gives one copy at a time"
+    now = placed("ad", "ae", *["bc"] * 6)
+    assert said(now, workers, 2) != [], "now b and c may give theirs away"
+
+
+def test_nothing_is_evened_out_while_a_zone_has_no_replica() -> None:
+    now = placed("ab", "ab", "ab", *["cd"] * 6)
+    workers = zoned(a="x", b="x", c="x", d="y", e="y")
+    assert {shard for _, shard, _ in said(now, workers, 2)} < {0, 1, 2}
+    now = placed("ae", "be", "be", *["cd"] * 6)
+    assert said(now, workers, 2) != [], "now c and d may give theirs away"
 
 
 # --- bounds ---------------------------------------------------------------------------------------
