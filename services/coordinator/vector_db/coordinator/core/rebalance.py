@@ -127,7 +127,7 @@ class _Step:
             return False
         facts = self._workers[worker]
         if self._must_leave(worker):
-            change = Change("cancel", shard, worker, "is gone" if facts.gone else "is drained")
+            change = Change("cancel", shard, worker, self._reason(worker))
         elif worker not in self._draft.holders[shard]:
             change = Change("cancel", shard, worker, "is not needed any more")
         elif facts.alive and shard in facts.joined and self._has_room(shard):
@@ -151,19 +151,19 @@ class _Step:
     def _superfluous(self, shard: int) -> list[tuple[str, str]]:
         """Replicas that should go, the first choice first, with the reasons.
 
-        The gone ones before those that drain, for these still count for a majority.
+        Dead ones before those that drain, for these still count for a majority.
         """
         replicas = self._replicas[shard]
-        gone = [(w, "is gone") for w in replicas if self._workers[w].gone]
-        if gone or self._has_room(shard):
-            return gone
-        drained = [w for w in replicas if self._must_leave(w)]
-        if drained:
-            dead_first = sorted(drained, key=lambda w: self._workers[w].alive)
-            return [(w, "is drained") for w in dead_first]
+        dead_first = sorted(replicas, key=lambda w: self._workers[w].alive)
+        must_leave = [(w, self._reason(w)) for w in dead_first if self._must_leave(w)]
+        if self._has_room(shard):
+            return [(w, reason) for w, reason in must_leave if self._workers[w].gone]
         staying = self._draft.holders[shard]
         reason = f"one of {len(replicas)} replicas where {self._factor} are wanted"
-        return [(w, reason) for w in replicas if w not in staying]
+        return must_leave or [(w, reason) for w in replicas if w not in staying]
+
+    def _reason(self, worker: str) -> str:
+        return "is gone" if self._workers[worker].gone else "is drained"
 
     def _has_room(self, shard: int) -> bool:
         return len(self._replicas[shard]) <= self._factor
