@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tests.checkers.history import Append, Operation, Outcome, Row, Write
-from tests.crash.edge import Answer, Edge, NeverSent
-from tests.crash.wire import lists_of, operations_of, row_json
+from tests.support.clients.edge import Answer, Edge, NeverSent
+from tests.support.clients.wire import lists_of, operations_of, row_json
 
 if TYPE_CHECKING:
-    from tests.crash.client import Client
+    from tests.support.clients.client import Client
 
 COMMIT_TRIES = 8
 

@@ -29,9 +29,16 @@ from tests.checkers.history import (
     Transaction,
     Write,
 )
-from tests.crash.edge import Answer, Edge, NeverSent
-from tests.crash.open_transaction import COMMIT_TRIES, OpenTransaction
-from tests.crash.wire import lists_of, operations_of, row_json, rows_of, scroll_of, snapshot_of
+from tests.support.clients.edge import Answer, Edge, NeverSent
+from tests.support.clients.open_transaction import COMMIT_TRIES, OpenTransaction
+from tests.support.clients.wire import (
+    lists_of,
+    operations_of,
+    row_json,
+    rows_of,
+    scroll_of,
+    snapshot_of,
+)
 
 METRICS: dict[str, Metric] = {"a": "euclidean", "b": "cosine"}
 COLLECTIONS = {"lists": 2, "a": 4, "b": 4, "once": 4, "marks": 2}
@@ -48,6 +55,7 @@ class Shared:
     """What all clients of a run share: the epoch picks the keys, the rest is what they noted."""
 
     epoch: int = 0
+    lists: int = LISTS
     stopping: bool = False
     history: list[Transaction] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -181,7 +189,7 @@ class Client:
         return f"once/e{self.shared.epoch}-{self.random.randrange(ONCE):02}"
 
     def list_key(self) -> str:
-        return f"e{self.shared.epoch}-{self.random.randrange(LISTS)}"
+        return f"e{self.shared.epoch}-{self.random.randrange(self.shared.lists)}"
 
     async def append(self) -> None:
         """Append to one list in one request: the value is a new field, fields keep their order."""
