@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 from tests.support.named_mesh import NamedMesh
+from tests.support.processes import Service
 from vector_db.common.adapters.nats_server import NatsServer
 
 READY_WITHIN_S = 15.0
@@ -60,8 +61,10 @@ class Mesh(NamedMesh):
         """
         await self.start_brokers()
         counts = {"coordinator": 2, "shard": 2, "gateway": 2}
-        settings = {"VECTOR_DB_NATS_URL": self.nats_url}
-        await self.start_services(self._folder, counts, lambda name: settings)
+        url = self.nats_url
+        await self.start_services(
+            counts, lambda which, name: Service(which, self._folder / name, VECTOR_DB_NATS_URL=url)
+        )
 
     async def inflict(self, fault: Fault) -> None:
         """The whole of one fault, healing included.

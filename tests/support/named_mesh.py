@@ -11,7 +11,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import aiohttp
 
@@ -52,21 +51,17 @@ class NamedMesh:
         await asyncio.gather(*(broker.start() for broker in self.brokers.values()))
 
     async def start_services(
-        self,
-        folder: Path,
-        counts: Mapping[str, int],
-        settings_of: Callable[[str], Mapping[str, str]],
+        self, counts: Mapping[str, int], make: Callable[[str, str], Service]
     ) -> None:
-        """Each kind of service so many times, until all are ready.
+        """Each kind of service so many times, until all are ready; `make`: one by kind and name.
 
         :raises RuntimeError: one does not get ready.
         """
         for which, count in counts.items():
             for number in range(count):
                 name = f"{which}{number}"
-                service = Service(which, folder / name, **settings_of(name))
-                self.services[name] = service
-                service.spawn()
+                self.services[name] = make(which, name)
+                self.services[name].spawn()
         async with aiohttp.ClientSession() as http:
             await self.wait_ready(http)
 

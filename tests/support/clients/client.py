@@ -56,6 +56,7 @@ class Shared:
 
     epoch: int = 0
     lists: int = LISTS
+    rows: int = ROWS
     stopping: bool = False
     history: list[Transaction] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -65,7 +66,9 @@ class Shared:
 
 class Client:
     """Works until told to stop, through its own gateway; other gateways only to repeat what got no
-    answer."""
+    answer. `tries`: how often it repeats what its edge gives up."""
+
+    tries = COMMIT_TRIES
 
     def __init__(self, number: int, edges: Sequence[Edge], seed: str, shared: Shared) -> None:
         self.number = number
@@ -196,16 +199,8 @@ class Client:
         key, value = self.list_key(), self.tag()
         begin = time.monotonic()
         path = f"/v1/collections/lists/vectors/{key}"
-        answer = await self.ask(path, {"metadata": {"l": {value: 1}}}, method="PATCH")
-        outcome, commit_ts = await self.settle(answer)
-        self.record(
-            begin,
-            outcome,
-            [Append(key, value)],
-            commit_ts=commit_ts,
-            isolation="blind",
-            note="patch",
-        )
+        answer = await self.write(path, {"metadata": {"l": {value: 1}}}, method="PATCH")
+        await self._record_write(begin, answer, [Append(key, value)], note="patch")
 
     async def read_lists(self) -> None:
         """Some lists at one snapshot."""
@@ -225,7 +220,7 @@ class Client:
         """A random batch over both collections and its marker; some rows go."""
         writes = []
         for collection in ("a", "b"):
-            for number in self.random.sample(range(ROWS), self.random.randrange(1, 4)):
+            for number in self.random.sample(range(self.shared.rows), self.random.randrange(1, 4)):
                 row = None if self.random.random() < 0.3 else self.row()
                 writes.append(Write(f"{collection}/r{number:02}", row))
         tag = self.tag()
@@ -239,11 +234,15 @@ class Client:
             await self._with_key(writes)
             return
         begin = time.monotonic()
-        answer = await self.ask("/v1/transactions/commit", {"operations": operations_of(writes)})
+        answer = await self.write("/v1/transactions/commit", {"operations": operations_of(writes)})
         await self._record_write(begin, answer, writes)
 
+    async def write(self, path: str, body: Any, method: str = "POST") -> Answer:
+        """A write in one request."""
+        return await self.ask(path, body, method=method)
+
     async def _record_write(
-        self, begin: float, answer: Answer, writes: Sequence[Write], **told: Any
+        self, begin: float, answer: Answer, writes: Sequence[Operation], **told: Any
     ) -> Outcome:
         outcome, commit_ts = await self.settle(answer)
         count = answer.body.get("count") if answer.ok else None
@@ -256,7 +255,7 @@ class Client:
         key = f"k-{self.tag()}"
         body = {"operations": operations_of(writes)}
         again = self.random.random() < 0.3
-        for number in range(COMMIT_TRIES):
+        for number in range(self.tries):
             edge = self.home if number == 0 else self.random.choice(self.edges)
             begin = time.monotonic()
             try:
@@ -284,7 +283,7 @@ class Client:
     async def conditional(self) -> None:
         """Read two rows, write them if they have not changed since."""
         collection = self.random.choice(("a", "b"))
-        ids = sorted(f"r{n:02}" for n in self.random.sample(range(ROWS), 2))
+        ids = sorted(f"r{n:02}" for n in self.random.sample(range(self.shared.rows), 2))
         begin = time.monotonic()
         answer = await self.ask(f"/v1/collections/{collection}/vectors/fetch", {"ids": ids})
         if not answer.ok:
@@ -295,7 +294,7 @@ class Client:
         tag = self.tag()
         writes.append(Write(f"marks/{tag}", Row(tag, (1.0, 1.0), {"tag": tag})))
         begin = time.monotonic()
-        answer = await self.ask("/v1/transactions/commit", {"operations": operations_of(writes)})
+        answer = await self.write("/v1/transactions/commit", {"operations": operations_of(writes)})
         await self._record_write(begin, answer, writes, note="if_version")
 
     async def insert_once(self) -> None:
@@ -304,7 +303,7 @@ class Client:
         writes = [Write(f"once/e{self.shared.epoch}-{n:02}", self.row(), "absent") for n in numbers]
         begin = time.monotonic()
         body = {"vectors": [row_json(w) for w in writes], "mode": "insert"}
-        answer = await self.ask("/v1/collections/once/vectors", body)
+        answer = await self.write("/v1/collections/once/vectors", body)
         await self._record_write(begin, answer, writes, note="insert")
 
     # --- reads ------------------------------------------------------------------------------------
@@ -336,7 +335,7 @@ class Client:
         operations: Sequence[Operation]
         match self.random.randrange(4):
             case 0:
-                ids = [f"r{n:02}" for n in self.random.sample(range(ROWS), 5)]
+                ids = [f"r{n:02}" for n in self.random.sample(range(self.shared.rows), 5)]
                 answer = await self.ask(
                     f"{path}/vectors/fetch", {"ids": ids, **asked}, edge, headers=headers
                 )
