@@ -66,17 +66,21 @@ def differences(contents: Mapping[int, Mapping[str, Content]]) -> list[str]:
     ]
 
 
-async def contents(
-    bus: Bus, snapshot_ts: int, within_s: float
-) -> tuple[CatalogReply, dict[int, dict[str, Content]]]:
-    """The catalog, and per shard and worker what it holds at `snapshot_ts`.
+async def term_of(bus: Bus, within_s: float) -> int:
+    """The term that is led now.
+
+    :raises TimeoutError: nobody says so in time.
+    """
+    return (await _catalog(bus, time.monotonic() + within_s)).term
+
+
+async def contents(bus: Bus, snapshot_ts: int, within_s: float) -> dict[int, dict[str, Content]]:
+    """Per shard and worker what it holds at `snapshot_ts`.
 
     :raises TimeoutError: a worker does not answer in time.
     """
     until = time.monotonic() + within_s
-    catalog = await _insist(bus, sequencer(), CatalogRequest(), until)
-    if not isinstance(catalog, CatalogReply):
-        raise TypeError(f"no catalog: {catalog}")
+    catalog = await _catalog(bus, until)
     found: dict[int, dict[str, Content]] = {}
     for shard, workers in catalog.replicas.items():
         for worker_id in workers:
@@ -88,7 +92,14 @@ async def contents(
                     ):
                         digest.add(collection.id, page)
             found.setdefault(shard, {})[worker_id] = digest.content()
-    return catalog, found
+    return found
+
+
+async def _catalog(bus: Bus, until: float) -> CatalogReply:
+    reply = await _insist(bus, sequencer(), CatalogRequest(), until)
+    if not isinstance(reply, CatalogReply):
+        raise TypeError(f"no catalog: {reply}")
+    return reply
 
 
 async def _pages(

@@ -29,7 +29,7 @@ class Result:
     checked_s: float = 0.0
     settled_s: float = 0.0
     meter: Meter = field(default_factory=Meter)
-    held_back: int = 0
+    held_back: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
@@ -66,8 +66,8 @@ class Result:
             if (share := self.share(kind)) < self.share_min:
                 told = f"{share:.4%} of {kind}s within {WITHIN_S[kind]:g} s"
                 found.append(f"{told}, must be {self.share_min:.4%}")
-        if self.held_back:
-            found.append(f"{self.held_back} calls were not begun: all clients were waiting")
+        if held_back := self.held_back["all"]:
+            found.append(f"{held_back} calls were not begun: all clients were waiting")
         if not self.acknowledged:
             found.append("no write was acknowledged")
         if not self.contents or any(len(of) < 2 for of in self.contents.values()):
@@ -108,6 +108,7 @@ class Result:
             f"rate={operations / self.took_s if self.took_s else 0:.0f}/s",
             *self._timing("read"),
             *self._timing("write"),
+            f"held_back={self.held_back.total()}",
             f"acknowledged={self.acknowledged}",
             f"lost={self.lost}",
             f"anomalies={self.anomalies}",

@@ -1,8 +1,9 @@
 """An open loop of client calls at a steady rate, each recorded as its client saw it.
 
 Calls begin by the clock and not when earlier ones end, so that a mesh that stands still is seen
-standing still by all who would have asked. Owns two bounds: of calls under way (one a client), and
-of memory (rows and list values that were seen are kept once, however often they were seen).
+standing still by all who would have asked. Owns three bounds: of calls under way (one a client); of
+those among them that may meet conflicts, since what waits then is in everybody's way, and what is
+tried again is load; and of memory (what was seen is kept once, however often it was seen).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -31,6 +33,7 @@ from tests.support.clients.edge import Answer, Edge, NeverSent
 from tests.support.clients.wire import operations_of, rows_of, snapshot_of
 
 CLIENTS = 800
+CONFLICTING_MAX = 48
 ROUTES = 4
 LISTS = 24
 ROWS = 150
@@ -77,20 +80,34 @@ class MeshClient(Client):
         await self._record_write(begin, answer, writes)
 
     async def upsert(self) -> None:
-        """Blind: applied to whatever is there, and never repeated by the client."""
-        begin = time.monotonic()
-        writes = self.changes()
-        answer = await self.ask("/v1/transactions/commit", {"operations": operations_of(writes)})
-        await self._record_write(begin, answer, writes, note="blind")
+        """Blind: applied to whatever is there."""
+        await self._blindly(self.changes)
 
     async def delete(self) -> None:
-        """A few rows go."""
+        """Two rows go, if they are there."""
+        await self._blindly(self._deletes)
+
+    def _deletes(self) -> list[Write]:
         collection = self.random.choice(("a", "b"))
-        numbers = self.random.sample(range(self.shared.rows), 2)
-        begin = time.monotonic()
-        writes = [Write(f"{collection}/r{n:02}", None) for n in sorted(numbers)]
-        answer = await self.write("/v1/transactions/commit", {"operations": operations_of(writes)})
-        await self._record_write(begin, answer, writes)
+        numbers = sorted(self.random.sample(range(self.shared.rows), 2))
+        tag = self.tag()
+        marker = Write(f"marks/{tag}", Row(tag, (1.0, 1.0), {"tag": tag}))
+        return [*(Write(f"{collection}/r{n:02}", None) for n in numbers), marker]
+
+    async def _blindly(self, draw: Callable[[], list[Write]]) -> None:
+        """A write without a key. One that was not answered may be applied at any time, so what is
+        tried next is another write."""
+        begin, writes = time.monotonic(), draw()
+
+        def renew() -> dict[str, Any]:
+            nonlocal begin, writes
+            self.record(begin, "unknown", writes, isolation="blind")
+            begin, writes = time.monotonic(), draw()
+            return {"operations": operations_of(writes)}
+
+        body = {"operations": operations_of(writes)}
+        answer = await self.ask("/v1/transactions/commit", body, renew=renew)
+        await self._record_write(begin, answer, writes, note="blind")
 
     async def look_at_one(self) -> None:
         """A point read."""
@@ -142,21 +159,30 @@ class MeshClient(Client):
         return written if written == row else row
 
 
-KINDS: list[tuple[Work, float, float]] = [
-    # what, weight, calls that it makes
-    (MeshClient.look_at_one, 20, 1),
-    (MeshClient.look, 26, 1),
-    (MeshClient.look_back, 6, 1),
-    (MeshClient.look_strongly, 0.3, 1),
-    (MeshClient.read_lists, 10, 1),
-    (MeshClient.append, 7, 1),
-    (MeshClient.upsert, 7, 1),
-    (MeshClient.batch, 6, 1),
-    (MeshClient.delete, 2, 1),
-    (MeshClient.insert_once, 4, 1),
-    (MeshClient.conditional, 4, 2),
-    (MeshClient.transact, 7, 5.5),
-]
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of work: how often it comes, and how many calls it makes on the average."""
+
+    work: Work
+    weight: float
+    calls: float = 1.0
+    conflicts: bool = False
+
+
+KINDS = (
+    Kind(MeshClient.look_at_one, 20),
+    Kind(MeshClient.look, 26),
+    Kind(MeshClient.look_back, 6),
+    Kind(MeshClient.look_strongly, 0.3),
+    Kind(MeshClient.read_lists, 10),
+    Kind(MeshClient.upsert, 14),
+    Kind(MeshClient.delete, 3),
+    Kind(MeshClient.append, 5, conflicts=True),
+    Kind(MeshClient.batch, 4, conflicts=True),
+    Kind(MeshClient.insert_once, 4, conflicts=True),
+    Kind(MeshClient.conditional, 4, 2, conflicts=True),
+    Kind(MeshClient.transact, 6, 5.5, conflicts=True),
+)
 
 
 class Load:
@@ -166,11 +192,11 @@ class Load:
         """`rate`: calls a second."""
         self.shared = Shared(lists=LISTS, rows=ROWS)
         self.meter = Meter()
-        self.held_back = 0
-        """Not begun since every client was waiting."""
+        self.held_back: Counter[str] = Counter()
+        """Not begun, since every client was waiting ("all") or too many with conflicts."""
+        self._conflicting = 0
         self._random = Random(f"load-{seed}")
-        weights = sum(weight for _, weight, _ in KINDS)
-        calls = sum(weight * calls for _, weight, calls in KINDS) / weights
+        calls = sum(k.weight * k.calls for k in KINDS) / sum(k.weight for k in KINDS)
         self._every_s = calls / rate
         rows: dict[str, Row] = {}
         routes = [Route(edges, number) for number in range(ROUTES)]
@@ -193,24 +219,27 @@ class Load:
     async def run(self, until: asyncio.Event) -> None:
         """Begin work at the rate until told to stop, then wait for what is under way."""
         loop = asyncio.get_running_loop()
-        works, weights = [k[0] for k in KINDS], [k[1] for k in KINDS]
+        weights = [kind.weight for kind in KINDS]
         due = loop.time()
         async with asyncio.TaskGroup() as group:
             while not until.is_set():
                 due += self._every_s
                 await asyncio.sleep(max(0.0, due - loop.time()))
+                (kind,) = self._random.choices(KINDS, weights)
                 if not self._idle:
-                    self.held_back += 1
-                    continue
-                # The one that worked last: sessions are long, the spare ones are for faults.
-                client = self._idle.pop()
-                (work,) = self._random.choices(works, weights)
-                group.create_task(self._work(client, work))
+                    self.held_back["all"] += 1
+                elif kind.conflicts and self._conflicting >= CONFLICTING_MAX:
+                    self.held_back["conflicting"] += 1
+                else:
+                    # The one that worked last: sessions are long, the spare ones are for faults.
+                    group.create_task(self._work(self._idle.pop(), kind))
 
-    async def _work(self, client: MeshClient, work: Work) -> None:
+    async def _work(self, client: MeshClient, kind: Kind) -> None:
+        self._conflicting += kind.conflicts
         try:
-            await work(client)
+            await kind.work(client)
         except NeverSent:
             self.shared.done["never sent"] += 1
         finally:
+            self._conflicting -= kind.conflicts
             self._idle.append(client)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
@@ -93,9 +93,12 @@ class PatientEdge(Edge):
         method: str = "POST",
         headers: dict[str, str] | None = None,
         within_s: float | None = None,
+        renew: Callable[[], Any] | None = None,
     ) -> Answer:
         """One call, with as many tries as its time allows.
 
+        :param renew: the body to go on with after a try whose outcome is unknown, for a call that
+            must not be repeated as it is.
         :raises NeverSent: nobody listened all the time.
         """
         kind = kind_of(path, body, method)
@@ -103,7 +106,9 @@ class PatientEdge(Edge):
         answer = Answer(0, {})
         told = "never sent"
         try:
-            answer = await self._patiently(kind, path, body, method, headers or {}, within_s)
+            answer = await self._patiently(
+                kind, path, body, method, headers or {}, within_s or WITHIN_S[kind], renew
+            )
             told = f"{answer.status} {answer.body.get('error', '')}"
         finally:
             stands = not _again(answer) or answer.code == "conflict"
@@ -118,10 +123,12 @@ class PatientEdge(Edge):
         body: Any,
         method: str,
         headers: dict[str, str],
-        within_s: float | None,
+        within_s: float,
+        renew: Callable[[], Any] | None,
     ) -> Answer:
-        until = time.monotonic() + (within_s or WITHIN_S[kind])
-        repeatable = kind != "write" or "Idempotency-Key" in headers or "Transaction" in headers
+        until = time.monotonic() + within_s
+        safe = kind != "write" or "Idempotency-Key" in headers or "Transaction" in headers
+        repeatable = safe or renew is not None
         pause_s, top_s = _PAUSE_S
         last: Answer | None = None
         doubtful = False
@@ -153,7 +160,10 @@ class PatientEdge(Edge):
                 if last.outcome == "unknown":
                     if not repeatable:
                         return last
-                    doubtful = doubtful or kind == "write"
+                    if renew is not None:
+                        body = renew()
+                    else:
+                        doubtful = doubtful or kind == "write"
             left_s = until - time.monotonic()
             await asyncio.sleep(max(0.0, min(left_s, self._random.uniform(0.5, 1) * pause_s)))
             pause_s = min(2 * pause_s, top_s)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
 from tests.checkers.everything import check
-from tests.checkers.history import save
-from tests.mesh.contents import contents
+from tests.checkers.history import Transaction, save
+from tests.mesh.contents import contents, term_of
 from tests.mesh.faults import Fault, schedule
 from tests.mesh.figures import SHARE_MIN, Result
 from tests.mesh.load import Load
@@ -24,8 +25,6 @@ from tests.mesh.mesh import COUNTS, FaultyMesh
 from tests.support.clients.edge import Edge
 from tests.support.clients.whole import insist, new_epoch, prepare, probe, read_everything
 from vector_db.common.adapters.nats_bus import NatsBus
-from vector_db.common.core.messages import CatalogReply, CatalogRequest
-from vector_db.common.core.subjects import sequencer
 
 RATE = 200.0
 FAULT_EVERY_S = 20.0
@@ -60,36 +59,37 @@ class Run:
         self._rate = rate
         self._say = say or (lambda line: None)
         self._mesh = FaultyMesh(folder, seed, brokers)
+        self._load: Load | None = None
         self._result = Result(seed, brokers, share_min=share_min)
+
+    @property
+    def history(self) -> list[Transaction]:
+        """What the clients saw; empty before the load."""
+        return self._load.history if self._load is not None else []
 
     async def run(self) -> Result:
         """The whole run; the history is saved whatever happens."""
         result = self._result
-        load: Load | None = None
         try:
             await self._mesh.start()
-            bus = await NatsBus.connect(self._mesh.nats_url, "mesh-test")
-            try:
-                async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-                    edges = [Edge(http, gateway.url) for gateway in self._mesh.gateways]
-                    load = Load(edges, self._seed, self._rate)
-                    await self._under_fire(load, edges, http, bus)
-            finally:
-                await bus.close()
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+                edges = [Edge(http, gateway.url) for gateway in self._mesh.gateways]
+                load = self._load = Load(edges, self._seed, self._rate)
+                await self._under_fire(load, edges, http)
         finally:
             await self._mesh.stop()
-            if load is not None:
-                save(self._folder / "history.jsonl", load.history)
+            save(self._folder / "history.jsonl", self.history)
         self._judge(load)
         (self._folder / "summary.txt").write_text(result.summary() + "\n")
         return result
 
     async def _under_fire(
-        self, load: Load, edges: Sequence[Edge], http: aiohttp.ClientSession, bus: NatsBus
+        self, load: Load, edges: Sequence[Edge], http: aiohttp.ClientSession
     ) -> None:
         await prepare(edges[0])
         await new_epoch(edges[0], load.shared, 0, READY_WITHIN_S)
-        first = await _term(bus)
+        async with self._bus() as bus:
+            first = await term_of(bus, READY_WITHIN_S)
         over = asyncio.Event()
         started = time.monotonic()
         async with asyncio.TaskGroup() as group:
@@ -99,8 +99,9 @@ class Run:
             finally:
                 over.set()
         self._result.took_s = time.monotonic() - started
-        await self._settle(load, edges, http, bus)
-        self._result.terms = (first, await _term(bus))
+        await self._settle(load, edges, http)
+        async with self._bus() as bus:
+            self._result.terms = (first, await term_of(bus, READY_WITHIN_S))
 
     async def _faults(
         self, load: Load, edges: Sequence[Edge], http: aiohttp.ClientSession, started: float
@@ -118,12 +119,13 @@ class Run:
             self._result.faults[fault.name] += 1
             ready_s = await self._mesh.wait_ready(http)
             self._say(f"{number}: {fault} ({target}), ready {ready_s:.1f} s after")
-            await new_epoch(edges[number % len(edges)], load.shared, number, SETTLE_WITHIN_S)
+            try:
+                await new_epoch(edges[number % len(edges)], load.shared, number, SETTLE_WITHIN_S)
+            except RuntimeError as error:
+                load.shared.broken.append(f"after {fault} ({target}): {error}"[:1000])
         await asyncio.sleep(max(0.0, until - time.monotonic()))
 
-    async def _settle(
-        self, load: Load, edges: Sequence[Edge], http: aiohttp.ClientSession, bus: NatsBus
-    ) -> None:
+    async def _settle(self, load: Load, edges: Sequence[Edge], http: aiohttp.ClientSession) -> None:
         """All is healed: every gateway writes, every replica has it all, and all agree.
 
         :raises RuntimeError: the mesh does not get ready.
@@ -135,7 +137,8 @@ class Run:
             await insist(edge, "/v1/transactions/commit", probe(number), SETTLE_WITHIN_S)
         snapshot_ts = await read_everything(edges[0], load.shared)
         left_s = SETTLE_WITHIN_S - (time.monotonic() - started)
-        _, self._result.contents = await contents(bus, snapshot_ts, left_s)
+        async with self._bus() as bus:
+            self._result.contents = await contents(bus, snapshot_ts, left_s)
         self._result.settled_s = time.monotonic() - started
         if ended := self._mesh.ended():
             raise RuntimeError(f"{ended} ended by themselves:\n{self._mesh.log_end(ended[0])}")
@@ -150,9 +153,11 @@ class Run:
         result.report = check(load.history)
         result.checked_s = time.monotonic() - started
 
-
-async def _term(bus: NatsBus) -> int:
-    reply = await bus.request(sequencer(), CatalogRequest(), READY_WITHIN_S)
-    if not isinstance(reply, CatalogReply):
-        raise TypeError(f"no catalog: {reply}")
-    return reply.term
+    @asynccontextmanager
+    async def _bus(self) -> AsyncIterator[NatsBus]:
+        """A way of our own to the brokers, past the links."""
+        bus = await NatsBus.connect(self._mesh.nats_url, "mesh-test")
+        try:
+            yield bus
+        finally:
+            await bus.close()
