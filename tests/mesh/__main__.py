@@ -1,8 +1,8 @@
 """``python -m tests.mesh``: the mesh under load and faults; the last line has the figures.
 
-``MINUTES`` (10), ``SEED`` (random, printed), ``BROKERS`` (1) and ``FOLDER`` (temporary; kept when
-something is wrong) may be set in the environment or as options. The exit code is 1 when a bound is
-broken.
+``MINUTES`` (10), ``SEED`` (random, printed), ``RATE`` (200 calls a second), ``BROKERS`` (1) and
+``FOLDER`` (temporary; kept when something is wrong) may be set in the environment or as options.
+The exit code is 1 when a bound is broken.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from random import SystemRandom
 
-from tests.mesh.run import Run
+from tests.mesh.run import RATE, Run
 
 
 def main() -> int:
@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=int(env.get("SEED") or SystemRandom().getrandbits(32))
     )
+    parser.add_argument("--rate", type=float, default=float(env.get("RATE") or RATE))
     parser.add_argument("--brokers", type=int, default=int(env.get("BROKERS") or 1))
     parser.add_argument("--folder", type=Path, default=env.get("FOLDER") or None)
     given = parser.parse_args()
@@ -42,7 +43,14 @@ def main() -> int:
         print(f"{time.monotonic() - started:6.1f} s  {line}", flush=True)
 
     print(f"SEED={given.seed} MINUTES={given.minutes:g}, everything under {folder}", flush=True)
-    run = Run(folder, given.seed, 60 * given.minutes, brokers=given.brokers, say=say)
+    run = Run(
+        folder,
+        given.seed,
+        60 * given.minutes,
+        brokers=given.brokers,
+        rate=given.rate,
+        say=say,
+    )
     try:
         result = asyncio.run(run.run())
     except BaseException:
