@@ -98,7 +98,7 @@ bench-peers: venv ## The same rows in other databases, each in an environment of
 crash: venv ## Kill and pause services under load, check all that clients saw (ROUNDS=200 SEED=n)
 	@$(BIN)/python -m tests.crash
 
-mesh: venv ## The whole mesh at 200 calls/s, a fault every 20 s: MINUTES=10 SEED=n BROKERS=1
+mesh: venv ## The whole mesh at 200 calls/s, a fault every 20 s: MINUTES=10 SEED=n RATE=200
 	@$(BIN)/python -m tests.mesh
 
 damage: venv ## Cut the log at every byte, flip 10,000 bits over all files, take the power and the broker away
