@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from random import SystemRandom
 
+from tests.mesh.figures import Result
 from tests.mesh.run import RATE, Run
 
 
@@ -35,8 +36,6 @@ def main() -> int:
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="vector-db-mesh-"))
     folder.mkdir(parents=True, exist_ok=True)
-    # Whoever ends this run ends its services, too: as for Ctrl-C, which a shell's job ignores.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
 
     def say(line: str) -> None:
@@ -52,7 +51,7 @@ def main() -> int:
         say=say,
     )
     try:
-        result = asyncio.run(run.run())
+        result = asyncio.run(_until_ended(run))
     except BaseException:
         print(f"failed: SEED={given.seed}; logs and history under {folder}", file=sys.stderr)
         raise
@@ -62,6 +61,13 @@ def main() -> int:
     if given.folder is None and not result.violations:
         shutil.rmtree(folder)
     return 1 if result.violations else 0
+
+
+async def _until_ended(run: Run) -> Result:
+    """The run. Who ends this process ends its services, too: as Ctrl-C does."""
+    task = asyncio.ensure_future(run.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 if __name__ == "__main__":

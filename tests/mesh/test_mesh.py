@@ -15,12 +15,12 @@ from tests.mesh.run import Run
 SEED = 5
 SECONDS = 44.0
 EVERY_S = 11.0
-RATE = 120.0
+RATE = 60.0
 SHARE_MIN = 0.99
 """Below that of `make mesh`: of so few calls a few are a large share, and the machine is shared."""
 PLAN = [
     Fault("kill", "shard1", 2.0),
-    Fault("pause", LEADER, 4.0),
+    Fault("pause", LEADER, 3.0),
     Fault("cut", "gateway0", 4.0, Weather(blocked=("up", "down"))),
     Fault("kill", "broker0", 0.0),
 ]
@@ -33,7 +33,7 @@ def test_the_mesh_answers_and_keeps_everything_under_faults(tmp_path: Path) -> N
     assert not result.violations, told
     assert sum(result.faults.values()) == len(PLAN), told
     assert result.terms[1] > result.terms[0], told
-    assert result.acknowledged > 300, told
+    assert result.acknowledged > 200, told
     for what in ("list transactions", "counts", "scrolls", "searches", "as_of reads"):
         assert result.report.checked[what] > 50, told
     # The same history with a write that was acknowledged and never sent.
