@@ -23,8 +23,9 @@ OUTAGE_S_MAX = 10.0
 class Fault:
     """What happens to one process, and for how long.
 
-    `kind`: kill (started again after `lasts_s`), pause (SIGSTOP), what becomes of all its links to
-    the brokers (cut: nothing passes, or nothing one way; delay; loss; reset), slow disk.
+    `kind`: kill (started again after `lasts_s`), pause (SIGSTOP), what becomes of all links of a
+    service to the brokers, or of a broker to the services (cut: nothing passes, or nothing one way;
+    delay; loss; reset), slow disk.
     """
 
     kind: str
@@ -51,7 +52,7 @@ def schedule(seed: int, counts: Mapping[str, int], brokers: int) -> Iterator[Fau
     while True:
         deck = [(kind, which) for which in counts for kind in ANYONE]
         deck += [("slow disk", "shard")] * ("shard" in counts)
-        deck += [("kill", "broker"), ("pause", "broker")] if brokers > 1 else [("kill", "broker")]
+        deck += [(kind, "broker") for kind in (ANYONE if brokers > 1 else ("kill",))]
         random.shuffle(deck)
         for kind, which in deck:
             yield _fault(random, kind, which, counts, brokers)

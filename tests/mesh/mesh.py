@@ -127,7 +127,10 @@ class FaultyMesh(NamedMesh):
         return target
 
     async def _network(self, target: str, fault: Fault) -> None:
-        links = [_link(target, to) for to in self.brokers]
+        if target in self.brokers:
+            links = [_link(service, target) for service in self.services]
+        else:
+            links = [_link(target, broker) for broker in self.brokers]
         try:
             for link in links:
                 await self._proxy.set(link, fault.weather)

@@ -250,5 +250,5 @@ def test_of_several_brokers_one_may_be_away_for_long() -> None:
     plan = list(islice(schedule(1, COUNTS, brokers=3), 200))
     brokers = [fault for fault in plan if fault.target.startswith("broker")]
     assert {fault.target for fault in brokers} == {"broker0", "broker1", "broker2"}
-    assert {"kill", "pause"} == {fault.kind for fault in brokers}
+    assert {fault.kind for fault in brokers} == set(ANYONE)
     assert any(fault.lasts_s > 1 for fault in brokers)
