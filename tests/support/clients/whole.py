@@ -113,9 +113,11 @@ def _seen(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, Row, int], ...]:
     return tuple((r["id"], row_of(r), r["version"]) for r in rows if "probe" not in r["metadata"])
 
 
-async def _scroll(edge: Edge, name: str, at_least: int) -> tuple[list[dict[str, Any]], int]:
+async def _scroll(edge: Edge, name: str, as_of: int) -> tuple[list[dict[str, Any]], int]:
+    """All rows of a collection at a snapshot, and the snapshot that was told: writes that nobody
+    waits for any more may still come after it."""
     rows: list[dict[str, Any]] = []
-    body: dict[str, Any] = {"limit": PAGE, "consistency": {"at_least": at_least}}
+    body: dict[str, Any] = {"limit": PAGE, "consistency": {"as_of": as_of}}
     while True:
         answer = await edge.ask(f"/v1/collections/{name}/scroll", body)
         if not answer.ok:
