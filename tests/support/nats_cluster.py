@@ -83,13 +83,23 @@ class NatsCluster:
 
     async def meta_leader(self) -> int:
         """The index of the server that places streams and consumers."""
-        alive = [i for i, server in enumerate(self.servers) if server.pid is not None]
         while True:
-            url = f"http://127.0.0.1:{self._monitors[alive[0]]}/jsz"
-            leader = (await asyncio.to_thread(call, url)).get("meta_cluster", {}).get("leader")
+            told = await self._monitored(self._alive()[0], "jsz")
+            leader = told.get("meta_cluster", {}).get("leader")
             if leader:
                 return int(leader.removeprefix("n"))
             await asyncio.sleep(_PAUSE_S)
+
+    async def busiest(self) -> int:
+        """The index of the server with most connections."""
+        told = {i: (await self._monitored(i, "varz"))["connections"] for i in self._alive()}
+        return max(told, key=lambda i: int(told[i]))
+
+    def _alive(self) -> list[int]:
+        return [i for i, server in enumerate(self.servers) if server.pid is not None]
+
+    async def _monitored(self, index: int, page: str) -> dict[str, Any]:
+        return await asyncio.to_thread(call, f"http://127.0.0.1:{self._monitors[index]}/{page}")
 
     async def _ask(self, what: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """The answer of JetStream once there is one without an error."""
