@@ -137,34 +137,34 @@ def sockets(service: Service) -> int:
 async def test_a_thousand_connections_move_to_the_other_gateway(mesh: Mesh) -> None:
     first, second = mesh.gateways
     idle_sockets = sockets(second)
-    clients = [
-        AsyncVectorDatabaseClient([one.url, other.url])
-        for one, other in ((first, second), (second, first))
-    ]
-    await clients[0].create_collection("c", DIMENSION)
-    await clients[0].insert_vectors(["a"], np.ones((1, DIMENSION)), collection="c")
+    async with (
+        AsyncVectorDatabaseClient([first.url, second.url]) as one,
+        AsyncVectorDatabaseClient([second.url, first.url]) as other,
+    ):
+        await one.create_collection("c", DIMENSION)
+        await one.insert_vectors(["a"], np.ones((1, DIMENSION)), collection="c")
 
-    async def call_all() -> None:
-        """One call on each connection at once; an error of any ends the test."""
-        half = CONNECTIONS // 2
-        counts = await asyncio.gather(
-            *(client.count(collection="c") for client in clients for _ in range(half))
-        )
-        assert all(count.count == 1 for count in counts)
+        async def call_all() -> None:
+            """One call on each connection at once; an error of any ends the test."""
+            half = CONNECTIONS // 2
+            counts = await asyncio.gather(
+                *(client.count(collection="c") for client in (one, other) for _ in range(half))
+            )
+            assert all(count.count == 1 for count in counts)
 
-    await call_all()
-    assert sockets(first) + sockets(second) >= CONNECTIONS
-    before_bytes = resident_bytes(second)
-    calls = asyncio.ensure_future(call_all())
-    await asyncio.sleep(0)
-    first.kill()
-    await calls
-    await call_all()
-    assert sockets(second) >= CONNECTIONS
-    held_bytes = resident_bytes(second)
-    for _ in range(ROUNDS):
         await call_all()
-    after_bytes = resident_bytes(second)
+        assert sockets(first) + sockets(second) >= CONNECTIONS
+        before_bytes = resident_bytes(second)
+        calls = asyncio.ensure_future(call_all())
+        await asyncio.sleep(0)
+        first.kill()
+        await calls
+        await call_all()
+        assert sockets(second) >= CONNECTIONS
+        held_bytes = resident_bytes(second)
+        for _ in range(ROUNDS):
+            await call_all()
+        after_bytes = resident_bytes(second)
     print(
         f"\nresident: {before_bytes / 2**20:.1f} MiB with half of the connections, "
         f"{held_bytes / 2**20:.1f} with all, {after_bytes / 2**20:.1f} after "
@@ -172,8 +172,6 @@ async def test_a_thousand_connections_move_to_the_other_gateway(mesh: Mesh) -> N
     )
     assert held_bytes - before_bytes < CONNECTIONS // 2 * CONNECTION_BYTES_MAX
     assert after_bytes - held_bytes < ROUNDS * CONNECTIONS * CALL_BYTES_MAX
-    for client in clients:
-        await client.close()
     async with asyncio.timeout(10.0):
         while True:
             if sockets(second) <= idle_sockets + 2:
