@@ -55,7 +55,7 @@ class Load:
             time.sleep(0.01)
 
     def _work(self, kind: str, step: Callable[[VectorDatabaseClient], None]) -> None:
-        with VectorDatabaseClient(self._urls, timeout_s=60.0, retries=1000) as client:
+        with VectorDatabaseClient(self._urls) as client:
             while not self._over.wait(PAUSE_S):
                 started = time.monotonic()
                 try:
