@@ -17,6 +17,7 @@ from tests.mesh.faults import LEADER, Fault
 from tests.mesh.links import CLEAR, HOST
 from tests.mesh.proxy import Proxy
 from tests.support.named_mesh import NamedMesh
+from tests.support.nats_cluster import NatsCluster
 from tests.support.processes import Service, tests_on_path
 from tests.support.slow_process import CONTROL, SLOW_MODULE
 from vector_db.common.adapters.nats_server import NatsServer
@@ -25,23 +26,15 @@ COUNTS = {"coordinator": 2, "shard": 3, "gateway": 2}
 _TERM = "vector_db_coordinator_term "
 
 
-def brokers_of(folder: Path, count: int) -> dict[str, NatsServer]:
-    """So many nats-servers by name.
-
-    :raises ValueError: more than one: they would not know each other.
-    """
-    if count != 1:
-        raise ValueError("several brokers need a cluster, and NatsServer makes none yet")
-    return {"broker0": NatsServer(folder / "broker0")}
-
-
 class FaultyMesh(NamedMesh):
     """Three replicas of every shard, each service with links of its own to all brokers."""
 
     def __init__(
         self, folder: Path, seed: int, brokers: int = 1, counts: Mapping[str, int] = COUNTS
     ) -> None:
-        super().__init__(brokers_of(folder, brokers))
+        self._cluster = NatsCluster(folder, brokers) if brokers > 1 else None
+        servers = self._cluster.servers if self._cluster else [NatsServer(folder / "nats0")]
+        super().__init__({f"broker{n}": server for n, server in enumerate(servers)})
         self._folder = folder
         self._counts = counts
         self._proxy = Proxy(seed)
@@ -52,6 +45,7 @@ class FaultyMesh(NamedMesh):
         :raises RuntimeError: it does not get ready.
         """
         await self.start_brokers()
+        await self.brokers_settled()
         names = [f"{which}{n}" for which, count in self._counts.items() for n in range(count)]
         ports = {name: broker.port for name, broker in self.brokers.items()}
         await self._proxy.start(
@@ -64,6 +58,7 @@ class FaultyMesh(NamedMesh):
         settings = {
             "VECTOR_DB_NATS_URL": ",".join(f"nats://{HOST}:{port}" for port in ports),
             "VECTOR_DB_REPLICATION_FACTOR": "3",
+            "VECTOR_DB_STREAM_REPLICAS": "3" if self._cluster else "1",
             "VECTOR_DB_ZONE": name,
         }
         if which != "shard":
@@ -71,6 +66,14 @@ class FaultyMesh(NamedMesh):
         service = Service(which, self._folder / name, **settings, **tests_on_path())
         service.module = SLOW_MODULE
         return service
+
+    async def brokers_settled(self) -> None:
+        """Until every log has all its copies.
+
+        :raises TimeoutError: it does not get them in time.
+        """
+        if self._cluster is not None:
+            await self._cluster.settled()
 
     async def stop(self) -> None:
         """Kill everything."""

@@ -132,6 +132,7 @@ class Run:
         :raises TimeoutError: a replica does not catch up.
         """
         started = time.monotonic()
+        await self._mesh.brokers_settled()
         await self._mesh.wait_ready(http)
         for number, edge in enumerate(edges):
             await insist(edge, "/v1/transactions/commit", probe(number), SETTLE_WITHIN_S)

@@ -32,7 +32,8 @@ class NatsCluster:
                 clients[i],
                 f'server_name: "n{i}"\nhttp: "127.0.0.1:{self._monitors[i]}"\n'
                 f'cluster {{ name: "test", listen: "127.0.0.1:{routes[i]}", '
-                f"routes: [{joined}] }}\n",
+                # Who reaches a server through a proxy must not hear where it really listens.
+                f"routes: [{joined}], no_advertise: true }}\n",
             )
             for i in range(size)
         ]
