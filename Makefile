@@ -12,7 +12,7 @@ SOURCES := $(wildcard libs services tests bench examples)
 NATIVE := $(wildcard services/shard/native/*)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
-.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-engine bench-peers crash damage differential clean
+.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-engine bench-peers crash mesh damage differential clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench-peers: venv ## The same rows in other databases, each in an environment of
 
 crash: venv ## Kill and pause services under load, check all that clients saw (ROUNDS=200 SEED=n)
 	@$(BIN)/python -m tests.crash
+
+mesh: venv ## The whole mesh at 200 calls/s, a fault every 20 s: MINUTES=10 SEED=n RATE=200
+	@$(BIN)/python -m tests.mesh
 
 damage: venv ## Cut the log at every byte, flip 10,000 bits over all files, take the power and the broker away
 	VECTOR_DB_TEST_FLIPS=10000 VECTOR_DB_TEST_POWER_CUTS=10 $(BIN)/python -m pytest -s \

@@ -15,21 +15,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import aiohttp
 
 from tests.checkers.everything import check
-from tests.checkers.history import ReadList, Report, Row, Scroll, Transaction, Write, save
+from tests.checkers.history import Report, save
 from tests.checkers.timestamps import check_order
-from tests.crash.client import COLLECTIONS, LISTS, METRICS, Client, Shared
-from tests.crash.edge import ANSWER_WITHIN_S, Answer, Edge, NeverSent
 from tests.crash.mesh import READY_WITHIN_S, Fault, Mesh, schedule
-from tests.crash.wire import lists_of, operations_of, row_of
+from tests.support.clients.client import Client, Shared
+from tests.support.clients.edge import ANSWER_WITHIN_S, Edge
+from tests.support.clients.whole import insist, new_epoch, prepare, probe, read_everything
 
 CLIENTS = 8
 ROUNDS_PER_EPOCH = 4
-PAGE = 5000
+APPLIED_WITHIN_S = 6 * READY_WITHIN_S
 
 
 @dataclass(slots=True)
@@ -126,7 +125,7 @@ class Run:
 
     async def _fire(self, http: aiohttp.ClientSession) -> None:
         edges = [Edge(http, gateway.url) for gateway in self._mesh.gateways]
-        await self._prepare(edges[0])
+        await prepare(edges[0])
         drawn = schedule(Random(f"faults-{self._seed}"), self._rounds, self._mesh.targets)
         plan = drawn if self._plan is None else self._plan
         clients = [Client(n, edges, str(self._seed), self._shared) for n in range(CLIENTS)]
@@ -136,33 +135,17 @@ class Run:
             try:
                 for number, faults in enumerate(plan):
                     if number % ROUNDS_PER_EPOCH == 0:
-                        await self._new_epoch(edges, number // ROUNDS_PER_EPOCH)
+                        epoch = number // ROUNDS_PER_EPOCH
+                        await new_epoch(edges[0], self._shared, epoch, APPLIED_WITHIN_S)
                     await self._round(http, edges, number, faults)
             finally:
                 self._shared.stopping = True
-        await self._read_everything(edges[0])
+        await read_everything(edges[0], self._shared)
         self._result.slow = [slow for edge in edges for slow in edge.slow]
         if unanswered := sum(edge.no_answer for edge in edges):
             self._shared.broken.append(
                 f"{unanswered} requests without answer in {ANSWER_WITHIN_S} s"
             )
-
-    async def _prepare(self, edge: Edge) -> None:
-        for name, dimension in COLLECTIONS.items():
-            metric = METRICS.get(name, "dot")
-            body = {"name": name, "dimension": dimension, "metric": metric}
-            answer = await edge.ask("/v1/collections", body)
-            if not answer.ok:
-                raise RuntimeError(f"cannot create {name}: {answer}")
-
-    async def _new_epoch(self, edges: Sequence[Edge], epoch: int) -> None:
-        """Lists that are still empty: those of before stay as they are."""
-        rows = [
-            {"id": f"e{epoch}-{n}", "dimensions": [1.0, 1.0], "metadata": {"l": {}}}
-            for n in range(LISTS)
-        ]
-        await self._insist(edges[0], "/v1/collections/lists/vectors", {"vectors": rows})
-        self._shared.epoch = epoch
 
     async def _round(
         self, http: aiohttp.ClientSession, edges: Sequence[Edge], number: int, faults: list[Fault]
@@ -176,7 +159,9 @@ class Run:
         started = time.monotonic()
         await self._mesh.wait_ready(http)
         for edge in edges:
-            await self._insist(edge, "/v1/transactions/commit", {"operations": self._probe()})
+            self._probes += 1
+            body = probe(self._probes)
+            await insist(edge, "/v1/transactions/commit", body, APPLIED_WITHIN_S)
         ready_s = time.monotonic() - started
         self._result.ready_s.append(ready_s)
         if ready_s > READY_WITHIN_S * _crowd():
@@ -188,78 +173,3 @@ class Run:
         early = check_order(self._shared.history[seen:]).violations
         for violation in early:
             self._say(f"round {number + 1}: {violation}")
-
-    def _probe(self) -> list[dict[str, Any]]:
-        """A write over all shards."""
-        self._probes += 1
-        rows = [f"probe-{self._probes}-{n}" for n in range(8)]
-        return operations_of(
-            [Write(f"marks/{tag}", Row(tag, (1.0, 1.0), {"tag": tag, "probe": 1})) for tag in rows]
-        )
-
-    async def _insist(self, edge: Edge, path: str, body: Any) -> Answer:
-        """A blind write until it is applied.
-
-        :raises RuntimeError: it is refused, or not applied in a long time.
-        """
-        until = time.monotonic() + 6 * READY_WITHIN_S
-        told: object = None
-        while time.monotonic() < until:
-            try:
-                answer = await edge.ask(path, body)
-            except NeverSent as error:
-                told = error
-            else:
-                if answer.ok:
-                    return answer
-                told = answer
-                if answer.outcome == "aborted" and not answer.retryable:
-                    break
-            await asyncio.sleep(0.05)
-        raise RuntimeError(f"{path} cannot be written: {told}")
-
-    async def _read_everything(self, edge: Edge) -> None:
-        """The last word: all rows of all collections, at one snapshot that holds every write."""
-        operations: list[Scroll | ReadList] = []
-        begin = time.monotonic()
-        strong = await edge.ask("/v1/collections/marks/count", {"consistency": {"strong": True}})
-        snapshot_ts = int(strong.body["snapshot_ts"])
-        for name in COLLECTIONS:
-            rows, at = await self._scroll(edge, name, snapshot_ts)
-            if at != snapshot_ts:
-                self._shared.broken.append(
-                    f"{name} was read at {at}, everything else {snapshot_ts}"
-                )
-            if name == "lists":
-                there = Answer(200, {"vectors": rows})
-                operations += lists_of(there, [row["id"] for row in rows])
-            else:
-                rows = [row for row in rows if "probe" not in row["metadata"]]
-                seen = tuple((r["id"], row_of(r), r["version"]) for r in rows)
-                operations.append(Scroll(name, None, seen))
-        self._shared.history.append(
-            Transaction(
-                "final",
-                begin,
-                time.monotonic(),
-                "committed",
-                tuple(operations),
-                snapshot_ts=snapshot_ts,
-                strong=True,
-                final=True,
-            )
-        )
-
-    async def _scroll(
-        self, edge: Edge, name: str, at_least: int
-    ) -> tuple[list[dict[str, Any]], int]:
-        rows: list[dict[str, Any]] = []
-        body: dict[str, Any] = {"limit": PAGE, "consistency": {"at_least": at_least}}
-        while True:
-            answer = await edge.ask(f"/v1/collections/{name}/scroll", body)
-            if not answer.ok:
-                raise RuntimeError(f"{name} cannot be read: {answer}")
-            rows += answer.body["vectors"]
-            if answer.body["cursor"] is None:
-                return rows, int(answer.body["snapshot_ts"])
-            body = {"limit": PAGE, "cursor": answer.body["cursor"]}

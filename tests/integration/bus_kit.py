@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.support.nats_cluster import NatsCluster
 from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.adapters.nats_server import NatsServer
 from vector_db.common.core.codec import decode
@@ -32,6 +33,16 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest.fixture(scope="module")
+def nats_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsCluster]:
+    """Three servers; a test that kills one starts it again."""
+    cluster = NatsCluster(tmp_path_factory.mktemp("nats_cluster"))
+    with asyncio.Runner() as runner:
+        runner.run(cluster.start())
+        yield cluster
+        runner.run(cluster.stop())
 
 
 Connect = Callable[..., Awaitable[NatsBus]]
@@ -69,8 +80,8 @@ class Tail:
     def seqs(self) -> list[int]:
         return [seq for seq, _ in self.records]
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(WAIT_S):
+    async def until(self, condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+        async with asyncio.timeout(timeout_s):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()

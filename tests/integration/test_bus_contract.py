@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from random import Random
 
 import pytest
@@ -17,11 +17,14 @@ from tests.integration.bus_kit import (
     bulk,
     connect,
     fill,
+    nats_cluster,
     number,
     server,
 )
 from tests.sim.services.bus import Broker, SimBus
+from tests.support.nats_cluster import NatsCluster
 from vector_db.common.adapters.loopback_bus import LoopbackBus
+from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.core.codec import decode
 from vector_db.common.core.messages import (
     AnyMessage,
@@ -29,18 +32,36 @@ from vector_db.common.core.messages import (
     SearchRequest,
     StrongReply,
 )
+from vector_db.common.core.subjects import LogName
 from vector_db.common.model.errors import Conflict, Internal
 from vector_db.common.ports import Bus, BusTimeout, LogMissing, NoResponders
 
-__all__ = ["connect", "server"]
+__all__ = ["connect", "nats_cluster", "server"]
 
 
-@pytest.fixture(params=["nats", "loopback", "loopback_shared", "simulated"])
-async def bus(request: pytest.FixtureRequest, connect: Connect) -> Bus:
+@pytest.fixture
+async def clustered(nats_cluster: NatsCluster) -> AsyncIterator[NatsBus]:
+    """A bus whose logs three servers hold; they are removed at the end."""
+    bus = await NatsBus.connect(nats_cluster.url, "test", replicas=3, heartbeat_s=0.1)
+    yield bus
+    for name in await bus.log_names():
+        await bus.delete_log(LogName(name, ""))
+    await bus.close()
+
+
+@pytest.fixture
+async def single(connect: Connect) -> NatsBus:
+    """A bus over one server."""
+    return await connect()
+
+
+@pytest.fixture(params=["nats", "cluster", "loopback", "loopback_shared", "simulated"])
+def bus(request: pytest.FixtureRequest) -> Bus:
     if request.param == "simulated":
         return SimBus(Broker(Random(1), lambda line: None, lambda line: None), "test")
-    inner = await connect()
-    if request.param == "nats":
+    made_by = "clustered" if request.param == "cluster" else "single"
+    inner: NatsBus = request.getfixturevalue(made_by)
+    if request.param in ("nats", "cluster"):
         return inner
     return LoopbackBus(inner, exclusive=request.param == "loopback")
 

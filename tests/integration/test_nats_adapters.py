@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -107,6 +108,33 @@ async def test_a_wiped_broker_is_a_gap(
     (tmp_path / "nats" / "jetstream").rename(tmp_path / "gone")
     await server.start()
     await tail.until(lambda: bool(tail.gaps))
+
+
+async def test_a_log_that_came_back_shorter_is_a_gap(
+    server: NatsServer, connect: Connect, tmp_path: Path
+) -> None:
+    bus = await connect()
+    await bus.create_log(LOG)
+    await fill(bus, 3)
+    await server.stop()
+    shutil.copytree(tmp_path / "nats" / "jetstream", tmp_path / "old")
+    await server.start()
+    found = asyncio.Event()
+    bus.on_reconnect(found.set)
+    async with asyncio.timeout(WAIT_S):
+        while not bus.connected:
+            await found.wait()
+    tail = Tail()
+    await bus.tail(LOG, 0, tail.on_record, tail.on_gap)
+    await fill(bus, 2, first=4)
+    await tail.until_count(5)
+    await server.stop()
+    shutil.rmtree(tmp_path / "nats" / "jetstream")
+    shutil.move(tmp_path / "old", tmp_path / "nats" / "jetstream")
+    await server.start()
+    await tail.until(lambda: bool(tail.gaps))
+    assert "the log ends at 3, before record 5" in tail.gaps[0]
+    assert tail.seqs == [1, 2, 3, 4, 5]
 
 
 async def test_local_overflow_is_mended_by_reading_again(connect: Connect) -> None:

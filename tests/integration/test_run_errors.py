@@ -154,6 +154,11 @@ def test_no_broker_at_the_address(launcher: Launcher, which: str) -> None:
     assert "hunter2" not in line
 
 
+def test_replicas_of_streams_asked_of_one_broker(launcher: Launcher) -> None:
+    line = launcher.refused("all", stream_replicas=3)
+    assert "streams with 3 replicas need as many NATS servers in a cluster" in line
+
+
 def test_an_open_address_without_a_key(launcher: Launcher) -> None:
     assert "listening on 0.0.0.0 needs VECTOR_DB_API_KEY" in launcher.refused("all", host="0.0.0.0")
 

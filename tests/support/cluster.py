@@ -8,18 +8,13 @@ import signal
 from pathlib import Path
 
 from tests.support.acknowledged import COLLECTION, Load
-from tests.support.processes import Service
+from tests.support.processes import Service, tests_on_path
 from vector_db.common.adapters.nats_server import NatsServer
 
 BACK_S = 15.0
 """How soon writes go on after a loss."""
 LOSSY_MODULE = "tests.support.lossy_process"
-"""`Service.module` of a process over `LossyDisk`; it needs `lossy_settings`."""
-
-
-def lossy_settings() -> dict[str, str]:
-    """The environment in which `LOSSY_MODULE` is found."""
-    return {"PYTHONPATH": f"{Path(__file__).parents[2]}:{os.environ.get('PYTHONPATH', '')}"}
+"""`Service.module` of a process over `LossyDisk`; it needs `tests_on_path`."""
 
 
 class Cluster:
@@ -37,7 +32,7 @@ class Cluster:
         self.runner.run(self.nats.start())
         url = {"VECTOR_DB_NATS_URL": self.nats.url, **settings}
         if lossy:
-            url |= lossy_settings()
+            url |= tests_on_path()
         self.shards = [Service("shard", folder / f"shard{i}", **url) for i in range(workers)]
         self.coordinator = Service("coordinator", folder / "coordinator", **url)
         self.gateway = Service("gateway", folder / "gateway", **url)

@@ -11,8 +11,9 @@ from typing import Any, Self, TypeVar
 from vector_db_client.aio_transaction import AsyncTransaction
 from vector_db_client.catalog import AsyncCatalog
 from vector_db_client.errors import VectorDatabaseError
+from vector_db_client.gateways import checked_urls
 from vector_db_client.transaction_life import restartable
-from vector_db_client.transport import Options, Transport, checked_urls
+from vector_db_client.transport import Options, Transport
 from vector_db_client.values import Isolation
 
 T = TypeVar("T")
@@ -43,7 +44,8 @@ class AsyncVectorDatabaseClient(AsyncCatalog):
     ) -> None:
         """Nothing is sent yet.
 
-        :param url: base URL of a gateway, or of several: the next is used when one fails.
+        :param url: base URL of a gateway, or of several (a list, or separated by commas): another
+            one is used when one fails.
         :param timeout_s: bound of one request with its retries; of each batch for inserts.
         :param backoff_s: upper bound of the first pause between retries; doubles, up to 2 s.
         """

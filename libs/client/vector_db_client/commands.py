@@ -46,7 +46,7 @@ class ModeName(StrEnum):
 CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Collection.")]
 UrlOption = Annotated[
     list[str] | None,
-    typer.Option("--url", help="Gateway; may be repeated. [default: http://127.0.0.1:8080]"),
+    typer.Option("--url", help="Gateways, separated by commas. [default: http://127.0.0.1:8080]"),
 ]
 KeyOption = Annotated[
     str | None,

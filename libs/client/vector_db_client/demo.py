@@ -73,7 +73,7 @@ def demo_command(
                 if own:
                     console.print(f"Serving on {own.url} (log: {own.log})", soft_wrap=True)
                 _show(console, target, api_key, folder)
-                _print_curls(console, target, api_key)
+                _print_curls(console, target.split(",")[0], api_key)
                 if own and serve:
                     console.print("\nServing until Ctrl-C.")
                     own.serve()

@@ -42,7 +42,8 @@ class VectorDatabaseClient(SyncCatalog):
     ) -> None:
         """Nothing is sent yet.
 
-        :param url: base URL of a gateway, or of several: the next is used when one fails.
+        :param url: base URL of a gateway, or of several (a list, or separated by commas): another
+            one is used when one fails.
         :param timeout_s: bound of one request with its retries; of each batch for inserts.
         :param backoff_s: upper bound of the first pause between retries; doubles, up to 2 s.
         """

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -30,6 +29,7 @@ from vector_db_client.errors import (
     VectorDatabaseError,
     error_from_answer,
 )
+from vector_db_client.gateways import Gateways
 
 RETRY_AFTER_S_MAX = 5.0
 """A server's `Retry-After` is honoured up to this."""
@@ -42,7 +42,8 @@ HEADER_BYTES_MAX = 64 * 1024
 class Options:
     """How a client talks. `timeout_s` bounds a whole call, its retries included.
 
-    The n-th retry waits a random time of up to ``backoff_s * 2**n``, at most `backoff_s_max`.
+    Each gateway is asked once, and `retries` times one is asked again. The n-th retry waits a
+    random time of up to ``backoff_s * 2**n``, at most `backoff_s_max`.
     """
 
     urls: tuple[str, ...]
@@ -55,28 +56,13 @@ class Options:
     ssl_context: ssl.SSLContext | None = None
 
 
-def checked_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
-    """Base URLs without a trailing slash.
-
-    :raises InvalidArgument: none given, or one that is not http(s) with a host.
-    """
-    several = (urls,) if isinstance(urls, str) else tuple(urls)
-    if not several:
-        raise InvalidArgument("url: at least one is needed")
-    for url in several:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidArgument(f"url: needs the form http://host:port, is {url!r}")
-    return tuple(url.rstrip("/") for url in several)
-
-
 class Transport:
     """Requests to whichever gateway answers. Belongs to the event loop of its first request."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._session: aiohttp.ClientSession | None = None
-        self._current = 0
+        self._gateways = Gateways(options.urls)
         self._closed = False
         self.token = 0
 
@@ -120,59 +106,70 @@ class Transport:
         if self._closed:
             raise InvalidArgument("the client is closed")
         options = self._options
+        asked: list[int] = []
         try:
             async with asyncio.timeout(options.timeout_s):
-                return await self._with_retries(request, repeat_conflicts)
+                return await self._with_retries(request, repeat_conflicts, asked)
         except TimeoutError as error:
             if isinstance(error, VectorDatabaseError):
                 raise
+            now_s = asyncio.get_running_loop().time()
+            self._gateways.failed(asked[-1], now_s, reached=True)
             raise DeadlineExceeded(
                 f"{request.method} {request.path}: no answer within {options.timeout_s:g} s"
             ) from None
 
-    async def _with_retries(self, request: Request, repeat_conflicts: bool) -> Answer:
-        options = self._options
-        attempts = max(options.retries + 1, len(options.urls))
+    async def _with_retries(
+        self, request: Request, repeat_conflicts: bool, asked: list[int]
+    ) -> Answer:
+        """See `send`; `asked` gets the index of each gateway that is asked."""
+        gateways, now_s = self._gateways, asyncio.get_running_loop().time
+        attempts = self._options.retries + len(gateways)
         doubt: VectorDatabaseError | None = None
         for attempt in range(attempts):
-            index = self._current
-            wait_s: float | None = None
+            index = gateways.choose(now_s())
+            asked.append(index)
+            url = gateways.url(index)
             try:
-                return await self._once(options.urls[index], request)
+                answer = await self._once(url, request)
+                gateways.answered(index)
+                return answer
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                gateways.failed(index, now_s(), reached=False)
                 failure: VectorDatabaseError = Unavailable(
-                    f"cannot reach {options.urls[index]}: {_reason(error)}", retryable=True
+                    f"cannot reach {url}: {_reason(error)}", retryable=True
                 )
-                if attempt + 1 < len(options.urls):
-                    wait_s = 0.0  # another gateway may be up: ask each once before waiting
             except (aiohttp.ClientError, ConnectionError) as error:
+                gateways.failed(index, now_s(), reached=True)
                 if not request.repeatable:
-                    self._leave(index)
                     raise OutcomeUnknown(
                         f"{request.method} {request.path}: the connection broke "
                         f"({_reason(error)}); the write may or may not be applied"
                     ) from error
                 failure = doubt = Unavailable(
-                    f"{options.urls[index]} broke the connection ({_reason(error)}); "
+                    f"{url} broke the connection ({_reason(error)}); "
                     "a write may or may not be applied",
                     retryable=True,
                 )
             except VectorDatabaseError as error:
+                if isinstance(error, Unavailable):
+                    gateways.failed(index, now_s(), reached=True)
                 if not error.retryable or (isinstance(error, Conflict) and not repeat_conflicts):
                     raise
                 failure = error
-                wait_s = error.details.get("retry_after_s")
-            if isinstance(failure, Unavailable):
-                self._leave(index)
             if attempt + 1 == attempts:
                 raise doubt or failure
-            await asyncio.sleep(self.pause_s(attempt) if wait_s is None else wait_s)
+            await asyncio.sleep(self._wait_s(attempt, failure))
         raise InternalError("unreachable: every attempt returns or raises")
 
-    def _leave(self, index: int) -> None:
-        """Ask the next gateway, unless another call has moved on from this one already."""
-        if index == self._current:
-            self._current = (index + 1) % len(self._options.urls)
+    def _wait_s(self, attempt: int, failure: VectorDatabaseError) -> float:
+        """How long before the next try; none if another gateway may do what this one could not."""
+        now_s = asyncio.get_running_loop().time()
+        unavailable = isinstance(failure, Unavailable)
+        if unavailable and self._gateways.is_fresh(self._gateways.choose(now_s), now_s):
+            return 0.0
+        asked: float | None = failure.details.get("retry_after_s")
+        return self.pause_s(attempt) if asked is None else asked
 
     def pause_s(self, attempt: int) -> float:
         """How long to wait before the retry after `attempt` (0 is the first): random, growing."""

@@ -38,6 +38,7 @@ from vector_db.shard.core.staging import Part
 from vector_db.shard.group_commit import GroupCommit
 from vector_db.shard.storage.growing import GrowingSegment
 from vector_db.shard.storage.wal import Wal
+from vector_db.shard.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,4 +272,19 @@ def _aliases_apart() -> Iterator[None]:
 @_plant("peers forget what a copy needs", 17, Form.MOVING)
 def _needs_forgotten() -> Iterator[None]:
     with patch.object(Holdings, "needs_ts", lambda self, cursor: cursor):
+        yield
+
+
+@_plant("commits since the snapshot forgotten", 17, Form.MOVING)
+def _commits_forgotten() -> Iterator[None]:
+    with patch.object(Participant, "committed_since", lambda self, shard, ts: []):
+        yield
+
+
+@_plant("joined before it is durable", 2, Form.MOVING)
+def _joined_early() -> Iterator[None]:
+    def joined(self: Worker) -> tuple[int, ...]:
+        return tuple(sorted(self._participant.holdings.joined))
+
+    with patch.object(Worker, "joined", joined):
         yield

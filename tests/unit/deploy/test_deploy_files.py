@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from tests.support.processes import free_ports
+from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.adapters.nats_server import find_binary
+from vector_db.common.core.messages import ConfirmRequest
+from vector_db.common.core.subjects import LogName
 from vector_db.common.model.limits import BROKER_PAYLOAD_BYTES_MAX
+from vector_db.common.model.urls import split_urls
+from vector_db.common.ports import BusTimeout, BusUnavailable
 from vector_db.common.service.cli import BUILT_IN, Target
 from vector_db.common.service.config import CONFIG_VARIABLE, Config, settings, variable_name
 
@@ -89,7 +97,10 @@ def test_every_pod_starts_with_the_configuration_it_is_given(tmp_path: Path) -> 
             config = Config.load(None, pod_environment(container))
             assert config.server.auth_required, name
             assert not config.server.loopback_only, name
-            assert config.server.nats_url is not None, name
+            urls = split_urls(config.server.nats_url or "")
+            hosts = [urlsplit(url).hostname for url in urls]
+            assert hosts == [f"nats-{i}.nats" for i in range(nats_pods())], name
+            assert config.server.stream_replicas == len(hosts)
             seen.add(container["command"][2])
     assert seen == TARGETS - {"all"}
 
@@ -98,12 +109,17 @@ def test_every_stack_service_starts_with_the_configuration_it_is_given(tmp_path:
     secret = tmp_path / "vector-db.yaml"
     secret.write_text("server:\n  api_key: stand-in\n")
     image = dict(re.findall(r"(VECTOR_DB_[A-Z_]+)=(\S+)", DOCKERFILE.read_text()))
+    brokers = [n for n, s in stack()["services"].items() if s.get("entrypoint") == ["nats-server"]]
     for name, service in stack_services().items():
         targets = [s["target"] for s in service["secrets"]]
         environment = image | service["environment"]
         assert environment[CONFIG_VARIABLE] == f"/run/secrets/{targets[0]}", name
         environment[CONFIG_VARIABLE] = str(secret)
-        assert Config.load(None, environment).server.auth_required, name
+        config = Config.load(None, environment)
+        assert config.server.auth_required, name
+        hosts = [urlsplit(url).hostname for url in split_urls(config.server.nats_url or "")]
+        assert hosts == brokers
+        assert config.server.stream_replicas == len(hosts)
 
 
 def test_every_command_is_one_of_the_program() -> None:
@@ -159,6 +175,27 @@ def test_the_kustomization_lists_every_manifest() -> None:
     assert named == {f.name for f in MANIFESTS} - {"kustomization.yaml"}
 
 
+def nats_pods() -> int:
+    """How many brokers there are."""
+    (nats,) = [d for d in objects("StatefulSet") if d["metadata"]["name"] == "nats"]
+    return int(nats["spec"]["replicas"])
+
+
+def nats_arguments(platform: str, index: int) -> list[str]:
+    """The command line of one broker, without its configuration file."""
+    if platform == "swarm":
+        command: list[str] = stack()["services"][f"nats-{index + 1}"]["command"]
+    else:
+        (container,) = dict(pods())["nats"]["containers"]
+        named = {"POD_NAME": f"nats-{index}", "NATS_PASSWORD": "stand-in"}
+        command = [
+            re.sub(r"\$\((\w+)\)", lambda m: named[m[1]], argument)
+            for argument in container["args"]
+        ]
+    assert command[:2] == ["-c", "/etc/nats/nats.conf"]
+    return command[2:]
+
+
 def nats_configuration(platform: str) -> str:
     if platform == "swarm":
         return (DEPLOY / "swarm" / "nats.conf").read_text()
@@ -182,6 +219,56 @@ def test_the_broker_accepts_its_configuration(tmp_path: Path, platform: str) -> 
     assert checked.returncode == 0, checked.stderr
     assert f"max_payload: {BROKER_PAYLOAD_BYTES_MAX}\n" in text
     assert "jetstream" in text
+
+
+@pytest.mark.parametrize("platform", ["swarm", "k8s"])
+async def test_the_brokers_find_each_other(tmp_path: Path, platform: str) -> None:
+    """Their files and command lines, with addresses of this machine for those of the platform."""
+    ports = {
+        name: dict(zip(("4222", "6222", "8222"), free_ports(3), strict=True))
+        for name in (["nats-1", "nats-2", "nats-3"] if platform == "swarm" else
+                     ["nats-0.nats", "nats-1.nats", "nats-2.nats"])
+    }  # fmt: skip
+
+    def here(text: str, own: str) -> str:
+        for name, taken in ports.items():
+            text = text.replace(f"{name}:6222", f"127.0.0.1:{taken['6222']}")
+        for port, free in ports[own].items():
+            text = text.replace(f"0.0.0.0:{port}", f"127.0.0.1:{free}")
+        return text.replace("/var/lib/vector-db", str(tmp_path / own))
+
+    running = []
+    try:
+        for index, own in enumerate(ports):
+            file = tmp_path / f"{own}.conf"
+            file.write_text(here(nats_configuration(platform), own))
+            arguments = [here(argument, own) for argument in nats_arguments(platform, index)]
+            running.append(
+                await asyncio.create_subprocess_exec(
+                    *(str(find_binary()), "-c", str(file), *arguments),
+                    env={**os.environ, "NATS_PASSWORD": "stand-in"},
+                    stderr=asyncio.subprocess.DEVNULL,
+                )
+            )
+        user = "" if platform == "swarm" else "vector-db:stand-in@"
+        url = ",".join(f"nats://{user}127.0.0.1:{taken['4222']}" for taken in ports.values())
+        async with asyncio.timeout(20.0):
+            while True:
+                try:
+                    bus = await NatsBus.connect(url, "test", replicas=3)
+                    break
+                except (BusUnavailable, BusTimeout):
+                    await asyncio.sleep(0.05)
+            log = LogName("TEST", "test")
+            await bus.create_log(log)
+            assert await bus.append_acked(log, ConfirmRequest(term=1), 5.0) == 1
+            info = await bus._link.api("STREAM.INFO.TEST", None, 5.0)
+            assert info["config"]["num_replicas"] == 3
+            await bus.close()
+    finally:
+        for process in running:
+            process.kill()
+            await process.wait()
 
 
 def test_the_image_installs_every_service_as_an_unprivileged_user() -> None:

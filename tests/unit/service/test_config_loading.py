@@ -82,6 +82,7 @@ def test_the_process_environment_is_not_read_behind_the_callers_back(
         ("VECTOR_DB_HTTP_PORT", "server", "http_port"),
         ("VECTOR_DB_ADMIN_PORT", "server", "admin_port"),
         ("VECTOR_DB_NATS_URL", "server", "nats_url"),
+        ("VECTOR_DB_STREAM_REPLICAS", "server", "stream_replicas"),
         ("VECTOR_DB_API_KEY", "server", "api_key"),
         ("VECTOR_DB_AUTH_ENABLED", "server", "auth_enabled"),
         ("VECTOR_DB_DATA_DIR", "storage", "data_dir"),
@@ -275,6 +276,29 @@ def test_the_printed_configuration_hides_secrets() -> None:
     assert "joe" not in text
     assert f"{MASK}@one:4222" in text
     assert f"{MASK}@two:4222" in text
+
+
+def test_a_comma_in_a_password_separates_no_servers() -> None:
+    text = effective_yaml(load({"VECTOR_DB_NATS_URL": "nats://joe:hun,ter2@one:4222"}))
+    assert f"nats_url: nats://{MASK}@one:4222\n" in text
+
+
+def test_several_brokers_are_one_setting_without_spaces() -> None:
+    config = load({"VECTOR_DB_NATS_URL": " nats://one:4222 , tls://two:4222"})
+    assert config.server.nats_url == "nats://one:4222,tls://two:4222"
+
+
+@pytest.mark.parametrize(
+    "url", ["one:4222", "http://one:4222", "nats://one:4222,", "nats://one,http://two", "nats://"]
+)
+def test_an_address_of_a_broker_that_cannot_be_one_is_refused(url: str) -> None:
+    assert "VECTOR_DB_NATS_URL: " in refusal({"VECTOR_DB_NATS_URL": url})
+
+
+@pytest.mark.parametrize("replicas", ["0", "2", "5", "x"])
+def test_a_log_has_one_copy_or_three(replicas: str) -> None:
+    assert load({"VECTOR_DB_STREAM_REPLICAS": "3"}).server.stream_replicas == 3
+    assert "VECTOR_DB_STREAM_REPLICAS: " in refusal({"VECTOR_DB_STREAM_REPLICAS": replicas})
 
 
 def test_the_printed_configuration_can_be_loaded_again() -> None:

@@ -64,6 +64,7 @@ class World:
         """What its starts fail with, after the first."""
         self.dials = 0
         self.dial_failures = 0
+        self.dial_refusal = ""
         if which != "all":
             server.setdefault("nats_url", "nats://127.0.0.1:4222")
         self.config = Config(
@@ -93,7 +94,8 @@ class World:
     async def _connect(self, url: str, name: str) -> OpenBus:
         self.dials += 1
         if self.dials <= self.dial_failures:
-            raise BusUnavailable(f"no NATS server at {url}: {url} refused")
+            refusal = self.dial_refusal or f"{url} refused"
+            raise BusUnavailable(f"no NATS server at {url}: {refusal}")
         self.events.append(f"connect {name}")
         return cast(OpenBus, WorldBus(self))
 
@@ -408,6 +410,19 @@ async def test_an_absent_broker_is_one_line_without_credentials(tmp_path: Path) 
     assert str(caught.value) == (
         "no NATS server at nats://********@127.0.0.1:4222 within 0.05 s:"
         " nats://********@127.0.0.1:4222 refused"
+    )
+
+
+async def test_none_of_several_absent_brokers_shows_credentials(tmp_path: Path) -> None:
+    url = "nats://joe:hunter2@one:4222,nats://ann:swordfish@two:4222"
+    world = World(tmp_path, "shard", nats_url=url, connect_timeout_s=0.05)
+    world.dial_failures = 1000
+    world.dial_refusal = "nats://ann:swordfish@two:4222 refused"
+    with pytest.raises(StartupError) as caught:
+        await world.run()
+    assert str(caught.value) == (
+        "no NATS server at nats://********@one:4222,nats://********@two:4222 within 0.05 s:"
+        " nats://********@two:4222 refused"
     )
 
 

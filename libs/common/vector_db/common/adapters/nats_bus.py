@@ -15,6 +15,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from vector_db.common.adapters.nats_link import NatsLink
+from vector_db.common.adapters.nats_maker import STREAM_EXISTS, LogMaker
 from vector_db.common.adapters.nats_tail import API_TIMEOUT_S, STREAM_NOT_FOUND, NatsTail
 from vector_db.common.core.codec import BadMessage, decode, encode
 from vector_db.common.core.messages import AnyMessage, ErrorReply
@@ -22,12 +23,12 @@ from vector_db.common.core.subjects import LogName
 from vector_db.common.model.errors import (
     Internal,
     NewerFormat,
+    StartupError,
     TooLarge,
     TooManyRequests,
     VectorDBError,
     error_from_code,
 )
-from vector_db.common.model.limits import BROKER_PAYLOAD_BYTES_MAX
 from vector_db.common.ports import (
     BusTimeout,
     BusUnavailable,
@@ -42,9 +43,9 @@ from vector_db.common.ports import (
 
 SERVED_AT_ONCE_MAX: Final = 1024
 """Requests that one `serve` works on at a time; more are answered with `TooManyRequests`."""
-_STREAM_EXISTS: Final = 10058
-_DUPLICATE_WINDOW_NS: Final = 100_000_000
-"""The shortest that the server takes; no message carries an id to compare."""
+_LEADERLESS_S: Final = 10.0
+"""A log that had no leader for so long, seen at each append, counts as gone."""
+_PAUSE_S: Final = 0.1
 _CLOSE_S: Final = 5.0
 
 logger = structlog.get_logger(__name__)
@@ -57,10 +58,12 @@ class NatsBus:
         self, link: NatsLink, *, replicas: int, heartbeat_s: float, tail_pending_msgs_max: int
     ) -> None:
         self._link = link
-        self._replicas = replicas
+        self._maker = LogMaker(link, replicas)
         self._heartbeat_s = heartbeat_s
         self._tail_pending_msgs_max = tail_pending_msgs_max
         self._open: set[_Closing] = set()
+        self._leaderless_since_s: dict[str, float] = {}
+        """By stream; of those that the last append found so."""
 
     @classmethod
     async def connect(
@@ -75,12 +78,19 @@ class NatsBus:
     ) -> NatsBus:
         """Connect to the server at `url` (``nats://host:port``) under a name for its operator.
 
+        Several URLs are separated by commas: when one server goes, another one is used.
         `replicas` is the number of copies of each new stream; for the others see `NatsTail`.
 
         :raises BusUnavailable: no NATS server answers within `timeout_s`, or it has no JetStream.
+        :raises StartupError: replicas are asked of a server that is alone.
         """
         link = await NatsLink.connect(url, name, timeout_s)
         try:
+            if replicas > 1 and not link.clustered:
+                raise StartupError(
+                    f"streams with {replicas} replicas need as many NATS servers in a cluster, and"
+                    f" the one at {link.url} is alone (stream_replicas)"
+                )
             await link.api("INFO", None, timeout_s)
         except BaseException:
             await link.close()
@@ -160,20 +170,8 @@ class NatsBus:
 
         :raises BusTimeout: it may have been made.
         """
-        config = {
-            "name": log.stream,
-            "subjects": [log.subject],
-            "storage": "file",
-            "retention": "limits",
-            "discard": "old",
-            "num_replicas": self._replicas,
-            "max_msg_size": BROKER_PAYLOAD_BYTES_MAX,
-            "duplicate_window": _DUPLICATE_WINDOW_NS,
-            "allow_direct": True,
-        }
-        reply = await self._link.api(f"STREAM.CREATE.{log.stream}", config, API_TIMEOUT_S)
         # Made with other settings by an earlier release or another replica count: it serves.
-        _raise_for_error(reply, but=_STREAM_EXISTS)
+        _raise_for_error(await self._maker.make(log), but=STREAM_EXISTS)
 
     async def delete_log(self, log: LogName) -> None:
         """Remove the log; a missing one is no error.
@@ -207,16 +205,43 @@ class NatsBus:
         await self._link.publish(log.subject, encode(message))
 
     async def append_acked(self, log: LogName, message: AnyMessage, timeout_s: float) -> int:
-        """Append and wait for the broker: the record's sequence. See `ports.Bus.append_acked`."""
-        try:
-            reply = await self._link.ask_whole(log.subject, encode(message), timeout_s)
-        except NoResponders:
-            raise LogMissing(log.stream) from None
+        """Append and wait for the broker: the record's sequence. See `ports.Bus.append_acked`.
+
+        A log of a cluster has nobody to store it while its servers elect a leader; one that has
+        had none for `_LEADERLESS_S` counts as gone.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while True:
+            try:
+                left_s = until - loop.time()
+                reply = await self._link.ask_whole(log.subject, encode(message), left_s)
+                break
+            except NoResponders:
+                await self._check_may_get_leader(log)
+                if loop.time() + _PAUSE_S >= until:
+                    raise BusUnavailable(f"nobody leads {log.stream} now") from None
+            await asyncio.sleep(_PAUSE_S)
+        self._leaderless_since_s.pop(log.stream, None)
         ack: dict[str, Any] = msgspec.json.decode(reply)
         _raise_for_error(ack)
         if ack["stream"] != log.stream:
             raise LogMissing(f"{log.stream}: {log.subject} belongs to {ack['stream']}")
         return int(ack["seq"])
+
+    async def _check_may_get_leader(self, log: LogName) -> None:
+        """:raises LogMissing: a log that nobody leads does not exist, or has had its time."""
+        now_s = asyncio.get_running_loop().time()
+        since_s = self._leaderless_since_s.setdefault(log.stream, now_s)
+        if self._link.clustered and now_s - since_s < _LEADERLESS_S:
+            try:
+                reply = await self._link.api(f"STREAM.INFO.{log.stream}", None, _PAUSE_S)
+            except BusTimeout:
+                return
+            if reply.get("error", {}).get("err_code") != STREAM_NOT_FOUND:
+                return
+        del self._leaderless_since_s[log.stream]
+        raise LogMissing(log.stream)
 
     async def tail(
         self, log: LogName, after_seq: int, on_record: RecordHandler, on_gap: GapHandler

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from vector_db.common.model.errors import TooLarge
 from vector_db.common.model.limits import CHUNK_BYTES_MAX
-from vector_db.common.model.urls import mask_url
+from vector_db.common.model.urls import mask_url, split_urls
 from vector_db.common.ports import BusTimeout, BusUnavailable, NoResponders
 
 PART_HEADER: Final = "Vdb-Part"
@@ -84,7 +84,10 @@ class NatsLink:
 
     @classmethod
     async def connect(cls, url: str, name: str, timeout_s: float) -> NatsLink:
-        """:raises BusUnavailable: no NATS server answers there in time."""
+        """Connect to a server of `url` (several: comma-separated); later to any other of them.
+
+        :raises BusUnavailable: no NATS server answers there in time.
+        """
         client = Client()
         link = cls(url, client)
         last_error: list[Exception] = []
@@ -97,7 +100,7 @@ class NatsLink:
         try:
             async with asyncio.timeout(timeout_s):
                 await client.connect(
-                    url,
+                    split_urls(url),
                     name=name,
                     pending_size=-1,  # publishing while disconnected raises, it is not kept
                     ping_interval=_PING_INTERVAL_S,
@@ -121,6 +124,11 @@ class NatsLink:
     def connected(self) -> bool:
         """Whether a publish would be accepted now."""
         return bool(self._client.is_connected)
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the server that was connected to last is a member of a cluster."""
+        return "cluster" in self._client._server_info
 
     async def wait_connected(self) -> None:
         """Until the connection stands."""

@@ -72,13 +72,16 @@ class NatsServer:
     """One nats-server with JetStream, on the loopback address, its files under `data_dir`.
 
     `port` 0 takes a free one at the first start; later starts of the same object use it again, so
-    that clients find the restarted server. `start` must be called from a thread that lives as long
-    as the child shall (the main thread): the kernel's signal follows the death of that thread.
+    that clients find the restarted server. `settings` are further lines of its configuration file,
+    such as those that make it a member of a cluster. `start` must be called from a thread that
+    lives as long as the child shall (the main thread): the kernel's signal follows the death of
+    that thread.
     """
 
-    def __init__(self, data_dir: Path, port: int = 0) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, settings: str = "") -> None:
         self._dir = Path(data_dir).absolute()
         self._port = port
+        self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self.log_path = self._dir / "nats-server.log"
 
@@ -112,7 +115,7 @@ class NatsServer:
             for stale in self._dir.glob("*.ports"):
                 stale.unlink()
             config = self._dir / "nats-server.conf"
-            config.write_text(_CONFIG)
+            config.write_text(_CONFIG + self._settings)
             log = self.log_path.open("ab")
         except OSError as error:
             raise StartupError(f"nats-server: cannot write under {self._dir}: {error}") from error

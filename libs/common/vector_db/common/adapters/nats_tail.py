@@ -19,7 +19,11 @@ from vector_db.common.ports import BusTimeout, BusUnavailable, GapHandler, Recor
 
 API_TIMEOUT_S: Final = 5.0
 STREAM_NOT_FOUND: Final = 10059
+_TRY_S: Final = 2.0
+"""Short: nobody answers while servers elect a leader, and the next try may be the one."""
 _RETRY_S: Final = 0.1
+_UNSERVED_S_MAX: Final = 20.0
+"""A log that connected servers do not serve for so long is given up; elections take up to 9 s."""
 _SILENT_BEATS_MAX: Final = 3
 
 logger = structlog.get_logger(__name__)
@@ -66,6 +70,7 @@ class NatsTail:
         self._why = ""
         self._fatal: _Gap | None = None
         self._hole_at = -1
+        self._unserved_since_s: float | None = None
         self._subscription: Any = None
         self._consumer = ""
         self._task: asyncio.Task[None] | None = None
@@ -94,9 +99,11 @@ class NatsTail:
                 await self._link.wait_connected()
                 try:
                     await self._attach()
+                    self._unserved_since_s = None
                     await self._watch()
                 except (BusUnavailable, BusTimeout, _ApiFailed) as error:
                     self._why = str(error)
+                    self._check_served()
                     await asyncio.sleep(_RETRY_S)
                 await self._detach()
                 logger.info(
@@ -107,6 +114,19 @@ class NatsTail:
         except Exception as error:
             logger.exception("tail failed", stream=self._log.stream, seq=self._last)
             await self._give_up(f"the tail failed: {error!r}")
+
+    def _check_served(self) -> None:
+        """A log whose servers are away, others of the cluster being there, is mended by a new one.
+
+        :raises _Gap: it was not served for too long.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if not self._link.connected:
+            self._unserved_since_s = None
+        elif self._unserved_since_s is None:
+            self._unserved_since_s = now_s
+        elif now_s - self._unserved_since_s > _UNSERVED_S_MAX:
+            raise _Gap(f"nobody served the log for {_UNSERVED_S_MAX:g} s: {self._why}")
 
     async def _give_up(self, reason: str) -> None:
         logger.warning("log has a gap", stream=self._log.stream, seq=self._last, why=reason)
@@ -149,14 +169,14 @@ class NatsTail:
                     "mem_storage": True,
                 },
             },
-            API_TIMEOUT_S,
+            _TRY_S,
         )
         self._raise_for_error(reply)
         self._consumer = str(reply["name"])
 
     async def _check_stream(self) -> None:
         """:raises _Gap: the stream is gone, was made anew, was rolled back or was trimmed."""
-        info = await self._link.api(f"STREAM.INFO.{self._log.stream}", None, API_TIMEOUT_S)
+        info = await self._link.api(f"STREAM.INFO.{self._log.stream}", None, _TRY_S)
         self._raise_for_error(info)
         created = str(info["created"])
         if self._created not in (None, created):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from vector_db.common.model.errors import StartupError
-from vector_db.common.model.urls import mask_url
+from vector_db.common.model.urls import mask_url, split_urls
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, Clock
 
 BACKOFF_S = (0.1, 5.0)
@@ -49,7 +49,7 @@ class Broker(Protocol):
 async def connect(
     dial: Callable[[str, str], Awaitable[OpenBus]], url: str, name: str, timeout_s: float, log: Any
 ) -> OpenBus:
-    """Connect to the broker at `url`, trying again for `timeout_s`.
+    """Connect to a broker of `url` (comma-separated), trying again for `timeout_s`.
 
     :raises StartupError: it did not answer in time; credentials in `url` are masked.
     """
@@ -61,7 +61,9 @@ async def connect(
                     return await dial(url, name)
                 except (BusUnavailable, BusTimeout, OSError) as error:
                     reason = str(error).removeprefix(f"no NATS server at {url}: ")
-                    reason = reason.replace(url, mask_url(url)) or type(error).__name__
+                    for one in (url, *split_urls(url)):
+                        reason = reason.replace(one, mask_url(one))
+                    reason = reason or type(error).__name__
                     log.debug("waiting for the broker", url=mask_url(url), reason=reason)
                 await asyncio.sleep(CONNECT_RETRY_S)
     except TimeoutError:

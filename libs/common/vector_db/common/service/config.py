@@ -17,13 +17,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from vector_db.common.model.errors import StartupError
 from vector_db.common.model.limits import Limits
-from vector_db.common.model.urls import MASK, mask_url
+from vector_db.common.model.urls import MASK, mask_url, split_urls
 
 ENV_PREFIX = "VECTOR_DB_"
 CONFIG_VARIABLE = "VECTOR_DB_CONFIG"
@@ -51,6 +59,23 @@ def _cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _nats_urls(value: str) -> str:
+    """The URLs without spaces between them.
+
+    :raises ValueError: one is no URL of a NATS server.
+    """
+    urls = split_urls(value)
+    if not all(re.fullmatch(r"(nats|tls)://\S*[^\s,]", url) for url in urls):
+        raise ValueError("needs nats://host:port (or tls://), several separated by commas")
+    return ",".join(urls)
+
+
+def _one_or_three(value: int) -> int:
+    if value not in (1, 3):
+        raise ValueError("is 1 or 3")
+    return value
+
+
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,7 +88,10 @@ class ServerConfig(_Group):
     grpc_port: Port = 9090
     admin_port: Port = 0
     """Health and metrics of the services without an HTTP edge; 0: a free one, printed."""
-    nats_url: Annotated[str, Field(pattern=r"^(nats|tls)://\S+$")] | None = None
+    nats_url: Annotated[str, AfterValidator(_nats_urls)] | None = None
+    """One server, or several of one cluster, comma-separated."""
+    stream_replicas: Annotated[int, AfterValidator(_one_or_three)] = 1
+    """Copies that a cluster of NATS servers keeps of each log; 3 needs three servers."""
     api_key: Annotated[SecretStr, Field(min_length=1)] | None = None
     auth_enabled: bool | None = None
     """None: exactly when there is an `api_key`."""

@@ -79,8 +79,10 @@ class Adapters:
     loopback: Callable[[Bus], Bus]
 
 
-def production_adapters(which: str) -> Adapters:
+def production_adapters(which: str, stream_replicas: int = 1) -> Adapters:
     """The installed services, a real nats-server, a real disk.
+
+    :param stream_replicas: copies of each log at the broker.
 
     :raises StartupError: the distribution of a needed service is not installed.
     """
@@ -95,7 +97,9 @@ def production_adapters(which: str) -> Adapters:
         clock=SystemClock(),
         disk=PosixDisk,
         broker=NatsServer,
-        connect=functools.partial(NatsBus.connect, timeout_s=DIAL_TIMEOUT_S),
+        connect=functools.partial(
+            NatsBus.connect, timeout_s=DIAL_TIMEOUT_S, replicas=stream_replicas
+        ),
         loopback=lambda inner: LoopbackBus(inner, exclusive=True),
     )
 
@@ -128,7 +132,8 @@ def run(which: str, config: Config, out: TextIO | None = None) -> int:
     """
     configure_logging(config.observability.log_level, config.observability.log_format, sys.stderr)
     choose_simd(config.performance.simd_enabled, os.environ)  # before the services load FAISS
-    process = Process(which, config, production_adapters(which), out or sys.stdout)
+    adapters = production_adapters(which, config.server.stream_replicas)
+    process = Process(which, config, adapters, out or sys.stdout)
 
     async def until_signal() -> int:
         stop = asyncio.Event()

@@ -29,9 +29,16 @@ from tests.checkers.history import (
     Transaction,
     Write,
 )
-from tests.crash.edge import Answer, Edge, NeverSent
-from tests.crash.open_transaction import COMMIT_TRIES, OpenTransaction
-from tests.crash.wire import lists_of, operations_of, row_json, rows_of, scroll_of, snapshot_of
+from tests.support.clients.edge import Answer, Edge, NeverSent
+from tests.support.clients.open_transaction import COMMIT_TRIES, OpenTransaction
+from tests.support.clients.wire import (
+    lists_of,
+    operations_of,
+    row_json,
+    rows_of,
+    scroll_of,
+    snapshot_of,
+)
 
 METRICS: dict[str, Metric] = {"a": "euclidean", "b": "cosine"}
 COLLECTIONS = {"lists": 2, "a": 4, "b": 4, "once": 4, "marks": 2}
@@ -48,6 +55,8 @@ class Shared:
     """What all clients of a run share: the epoch picks the keys, the rest is what they noted."""
 
     epoch: int = 0
+    lists: int = LISTS
+    rows: int = ROWS
     stopping: bool = False
     history: list[Transaction] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -57,7 +66,9 @@ class Shared:
 
 class Client:
     """Works until told to stop, through its own gateway; other gateways only to repeat what got no
-    answer."""
+    answer. `tries`: how often it repeats what its edge gives up."""
+
+    tries = COMMIT_TRIES
 
     def __init__(self, number: int, edges: Sequence[Edge], seed: str, shared: Shared) -> None:
         self.number = number
@@ -181,23 +192,15 @@ class Client:
         return f"once/e{self.shared.epoch}-{self.random.randrange(ONCE):02}"
 
     def list_key(self) -> str:
-        return f"e{self.shared.epoch}-{self.random.randrange(LISTS)}"
+        return f"e{self.shared.epoch}-{self.random.randrange(self.shared.lists)}"
 
     async def append(self) -> None:
         """Append to one list in one request: the value is a new field, fields keep their order."""
         key, value = self.list_key(), self.tag()
         begin = time.monotonic()
         path = f"/v1/collections/lists/vectors/{key}"
-        answer = await self.ask(path, {"metadata": {"l": {value: 1}}}, method="PATCH")
-        outcome, commit_ts = await self.settle(answer)
-        self.record(
-            begin,
-            outcome,
-            [Append(key, value)],
-            commit_ts=commit_ts,
-            isolation="blind",
-            note="patch",
-        )
+        answer = await self.write(path, {"metadata": {"l": {value: 1}}}, method="PATCH")
+        await self._record_write(begin, answer, [Append(key, value)], note="patch")
 
     async def read_lists(self) -> None:
         """Some lists at one snapshot."""
@@ -217,7 +220,7 @@ class Client:
         """A random batch over both collections and its marker; some rows go."""
         writes = []
         for collection in ("a", "b"):
-            for number in self.random.sample(range(ROWS), self.random.randrange(1, 4)):
+            for number in self.random.sample(range(self.shared.rows), self.random.randrange(1, 4)):
                 row = None if self.random.random() < 0.3 else self.row()
                 writes.append(Write(f"{collection}/r{number:02}", row))
         tag = self.tag()
@@ -231,11 +234,15 @@ class Client:
             await self._with_key(writes)
             return
         begin = time.monotonic()
-        answer = await self.ask("/v1/transactions/commit", {"operations": operations_of(writes)})
+        answer = await self.write("/v1/transactions/commit", {"operations": operations_of(writes)})
         await self._record_write(begin, answer, writes)
 
+    async def write(self, path: str, body: Any, method: str = "POST") -> Answer:
+        """A write in one request."""
+        return await self.ask(path, body, method=method)
+
     async def _record_write(
-        self, begin: float, answer: Answer, writes: Sequence[Write], **told: Any
+        self, begin: float, answer: Answer, writes: Sequence[Operation], **told: Any
     ) -> Outcome:
         outcome, commit_ts = await self.settle(answer)
         count = answer.body.get("count") if answer.ok else None
@@ -248,7 +255,7 @@ class Client:
         key = f"k-{self.tag()}"
         body = {"operations": operations_of(writes)}
         again = self.random.random() < 0.3
-        for number in range(COMMIT_TRIES):
+        for number in range(self.tries):
             edge = self.home if number == 0 else self.random.choice(self.edges)
             begin = time.monotonic()
             try:
@@ -276,7 +283,7 @@ class Client:
     async def conditional(self) -> None:
         """Read two rows, write them if they have not changed since."""
         collection = self.random.choice(("a", "b"))
-        ids = sorted(f"r{n:02}" for n in self.random.sample(range(ROWS), 2))
+        ids = sorted(f"r{n:02}" for n in self.random.sample(range(self.shared.rows), 2))
         begin = time.monotonic()
         answer = await self.ask(f"/v1/collections/{collection}/vectors/fetch", {"ids": ids})
         if not answer.ok:
@@ -287,7 +294,7 @@ class Client:
         tag = self.tag()
         writes.append(Write(f"marks/{tag}", Row(tag, (1.0, 1.0), {"tag": tag})))
         begin = time.monotonic()
-        answer = await self.ask("/v1/transactions/commit", {"operations": operations_of(writes)})
+        answer = await self.write("/v1/transactions/commit", {"operations": operations_of(writes)})
         await self._record_write(begin, answer, writes, note="if_version")
 
     async def insert_once(self) -> None:
@@ -296,7 +303,7 @@ class Client:
         writes = [Write(f"once/e{self.shared.epoch}-{n:02}", self.row(), "absent") for n in numbers]
         begin = time.monotonic()
         body = {"vectors": [row_json(w) for w in writes], "mode": "insert"}
-        answer = await self.ask("/v1/collections/once/vectors", body)
+        answer = await self.write("/v1/collections/once/vectors", body)
         await self._record_write(begin, answer, writes, note="insert")
 
     # --- reads ------------------------------------------------------------------------------------
@@ -328,7 +335,7 @@ class Client:
         operations: Sequence[Operation]
         match self.random.randrange(4):
             case 0:
-                ids = [f"r{n:02}" for n in self.random.sample(range(ROWS), 5)]
+                ids = [f"r{n:02}" for n in self.random.sample(range(self.shared.rows), 5)]
                 answer = await self.ask(
                     f"{path}/vectors/fetch", {"ids": ids, **asked}, edge, headers=headers
                 )

@@ -35,6 +35,8 @@ class Answer:
     status: int
     body: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
+    doubtful: bool = False
+    """An earlier try of the same request got no answer and may be applied, whatever this says."""
 
     @property
     def ok(self) -> bool:
@@ -57,7 +59,7 @@ class Answer:
         """What it says of a write."""
         if self.ok:
             return "committed"
-        if not self.status or self.code in _UNKNOWN_CODES:
+        if self.doubtful or not self.status or self.code in _UNKNOWN_CODES:
             return "unknown"
         return "aborted"
 
@@ -83,6 +85,7 @@ class Edge:
         body: Any = None,
         method: str = "POST",
         headers: dict[str, str] | None = None,
+        within_s: float = ANSWER_WITHIN_S,
     ) -> Answer:
         """One request; a lost connection is an answer without a status.
 
@@ -98,7 +101,7 @@ class Edge:
                 self._url + path,
                 data=data,
                 headers=plain | (headers or {}),
-                timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN_S),
+                timeout=aiohttp.ClientTimeout(total=within_s),
             ) as response:
                 raw = await response.read()
                 told = f"{response.status} {raw[:200].decode(errors='replace')}"

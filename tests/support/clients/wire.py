@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.checkers.history import Filter, ReadList, ReadRow, Row, Scroll, Write
-from tests.crash.edge import Answer
+from tests.support.clients.edge import Answer
 
 
 def row_json(write: Write) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tests.checkers.history import Append, Operation, Outcome, Row, Write
-from tests.crash.edge import Answer, Edge, NeverSent
-from tests.crash.wire import lists_of, operations_of, row_json
+from tests.support.clients.edge import Answer, Edge, NeverSent
+from tests.support.clients.wire import lists_of, operations_of, row_json
 
 if TYPE_CHECKING:
-    from tests.crash.client import Client
+    from tests.support.clients.client import Client
 
 COMMIT_TRIES = 8
+STATEMENT_TRIES = 3
 
 
 class OpenTransaction:
@@ -108,7 +109,7 @@ class OpenTransaction:
         answered is in doubt."""
         sent = False
         client = self._client
-        for number in range(COMMIT_TRIES):
+        for number in range(client.tries):
             edge = client.home if number == 0 else client.random.choice(client.edges)
             try:
                 answer = await client.ask(
@@ -168,7 +169,7 @@ class OpenTransaction:
 
     async def _call(self, path: str, body: Any) -> Answer | None:
         """One call in the transaction, repeated if there is no answer; None if it was refused."""
-        for _ in range(3):
+        for _ in range(min(STATEMENT_TRIES, self._client.tries)):
             try:
                 answer = await self._client.ask(
                     path, body, self._edge(), headers={"Transaction": self._token}

@@ -1,0 +1,192 @@
+"""Which of several gateways a client asks, and when it asks another one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.processes import free_ports
+from tests.unit.client.fake_gateway import FakeGateway
+from vector_db_client import (
+    AsyncVectorDatabaseClient,
+    DeadlineExceeded,
+    InvalidArgument,
+    OutcomeUnknown,
+    Unavailable,
+    VectorDatabaseClient,
+)
+from vector_db_client.commands import export_command
+from vector_db_client.gateways import ASKED_LAST_S, Gateways, checked_urls
+
+X = np.ones((1, 2))
+BUSY = (503, "unavailable", True, "no coordinator leads now")
+BUSY_FOR_AN_HOUR = (*BUSY, "3600")
+
+
+@pytest.fixture
+def other() -> Iterator[FakeGateway]:
+    fake = FakeGateway()
+    fake.start()
+    yield fake
+    fake.stop()
+
+
+def dead_url() -> str:
+    (port,) = free_ports(1)
+    return f"http://127.0.0.1:{port}"
+
+
+# --- the list -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "urls",
+    ["http://a:1,http://b:2", " http://a:1/ , http://b:2/", ["http://a:1", "http://b:2"],
+     ("http://a:1,http://b:2",)],
+)  # fmt: skip
+def test_urls_come_as_a_list_or_separated_by_commas(urls: str | list[str]) -> None:
+    assert checked_urls(urls) == ("http://a:1", "http://b:2")
+
+
+@pytest.mark.parametrize("urls", ["", "http://a:1,", "http://a:1,b:2", ["http://a:1", ""], []])
+def test_a_list_with_something_else_is_refused(urls: str | list[str]) -> None:
+    with pytest.raises(InvalidArgument, match="url"):
+        VectorDatabaseClient(urls)
+
+
+# --- the order ------------------------------------------------------------------------------------
+
+
+def test_the_first_is_asked_until_it_fails_and_then_the_next_until_that_fails() -> None:
+    gateways = Gateways(["a", "b", "c"])
+    assert [gateways.choose(0.0) for _ in range(3)] == [0, 0, 0]
+    gateways.failed(0, 0.0, reached=True)
+    assert [gateways.choose(100.0) for _ in range(3)] == [0, 0, 0], "it is long ago"
+    gateways.failed(0, 100.0, reached=True)
+    assert gateways.choose(100.0) == 1
+    assert gateways.choose(100.0 + 10 * ASKED_LAST_S) == 1, "nobody goes back without a reason"
+
+
+def test_one_that_failed_is_asked_last_for_some_seconds() -> None:
+    gateways = Gateways(["a", "b", "c"])
+    for index, at_s in ((0, 1.0), (1, 2.0)):
+        assert gateways.choose(at_s) == index
+        gateways.failed(index, at_s, reached=True)
+    assert gateways.choose(2.0) == 2
+    gateways.failed(2, 3.0, reached=True)
+    assert gateways.choose(3.0) == 0, "the earliest failure"
+    gateways.failed(0, 3.5, reached=True)
+    assert gateways.choose(3.5) == 1
+    gateways.answered(1)
+    assert gateways.choose(3.5) == 1
+    gateways.failed(1, 4.0, reached=True)
+    assert gateways.choose(3.0 + ASKED_LAST_S) == 2
+
+
+def test_one_out_of_reach_comes_after_those_that_answered_something() -> None:
+    gateways = Gateways(["a", "b"])
+    gateways.failed(0, 1.0, reached=False)
+    gateways.failed(1, 2.0, reached=True)
+    assert gateways.choose(2.0) == 1
+    assert not gateways.is_fresh(0, 2.0)
+    assert gateways.is_fresh(0, 1.0 + ASKED_LAST_S)
+
+
+def test_late_failures_of_calls_made_before_do_not_move_the_others_on() -> None:
+    gateways = Gateways(["a", "b", "c"])
+    for _ in range(100):
+        gateways.failed(0, 1.0, reached=True)
+        assert gateways.choose(1.0) == 1
+
+
+# --- the client -----------------------------------------------------------------------------------
+
+
+def test_an_unavailable_gateway_is_left_at_once_whatever_it_says_of_waiting(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    gateway.script = [BUSY_FOR_AN_HOUR] * 10
+    with VectorDatabaseClient(f"{gateway.url},{other.url}", timeout_s=5, backoff_s=60) as client:
+        assert client.insert_vectors(["a"], X).count == 1
+        client.count()
+    assert (len(gateway.requests), len(other.requests)) == (1, 2)
+
+
+def test_when_all_are_unavailable_the_retry_waits(gateway: FakeGateway, other: FakeGateway) -> None:
+    gateway.script, other.script = [BUSY] * 10, [BUSY]
+    with VectorDatabaseClient([gateway.url, other.url], retries=1, backoff_s=0.2) as client:
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            client.count()
+        assert time.monotonic() - started >= 0.02
+    # Each once, and one retry: of the one that failed first.
+    assert (len(gateway.requests), len(other.requests)) == (2, 1)
+
+
+def test_a_gateway_that_comes_back_is_not_asked_while_the_other_one_works(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    gateway.script = ["disconnect"]
+    with VectorDatabaseClient([gateway.url, other.url], backoff_s=0.001) as client:
+        for _ in range(5):
+            client.count()
+    assert (len(gateway.requests), len(other.requests)) == (1, 5)
+
+
+@pytest.mark.parametrize("mode", ["insert", "upsert"])
+def test_what_must_not_be_repeated_is_not_repeated_at_another_gateway(
+    gateway: FakeGateway, other: FakeGateway, mode: str
+) -> None:
+    gateway.script = ["lost"]
+    with VectorDatabaseClient([gateway.url, other.url], backoff_s=0.001) as client:
+        if mode == "insert":
+            with pytest.raises(OutcomeUnknown):
+                client.insert_vectors(["a"], X, mode="insert")
+            assert other.requests == []
+        else:
+            assert client.insert_vectors(["a"], X).count == 1
+            assert len(other.requests) == 1
+        client.count()
+    assert len(gateway.requests) == 1
+
+
+def test_a_write_under_a_key_goes_to_the_other_gateway_with_the_same_key(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    gateway.script = ["lost"]
+    with VectorDatabaseClient([gateway.url, other.url], backoff_s=0.001) as client:
+        client.insert_vectors(["a"], X, mode="insert", idempotency_key="order-7")
+    keys = [r.headers["Idempotency-Key"] for r in (*gateway.requests, *other.requests)]
+    assert keys == ["order-7", "order-7"]
+
+
+def test_the_next_call_after_one_without_an_answer_goes_to_another_gateway(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    gateway.delay_s = 30.0
+    with VectorDatabaseClient([gateway.url, other.url], timeout_s=0.2) as client:
+        with pytest.raises(DeadlineExceeded):
+            client.count()
+        client.count()
+    assert (len(gateway.requests), len(other.requests)) == (1, 1)
+
+
+async def test_the_asynchronous_client_takes_the_same_urls(gateway: FakeGateway) -> None:
+    async with AsyncVectorDatabaseClient(f"{dead_url()},{gateway.url}", retries=0) as client:
+        await client.count()
+    async with AsyncVectorDatabaseClient([dead_url(), gateway.url], retries=0) as client:
+        await client.count()
+    assert len(gateway.requests) == 2
+
+
+def test_the_command_line_takes_several_gateways(gateway: FakeGateway, tmp_path: Path) -> None:
+    with VectorDatabaseClient(gateway.url) as client:
+        client.create_collection("c", 2)
+        client.insert_vectors(["a"], X, collection="c")
+    out = tmp_path / "out.npy"
+    export_command(out, collection="c", url=[f"{dead_url()},{gateway.url}"])
+    assert np.load(out).shape == (1, 2)
