@@ -20,6 +20,7 @@ from vector_db.common.core.messages import (
     PromiseRequest,
     Takeover,
     Vote,
+    Votes,
 )
 from vector_db.common.core.subjects import (
     beats,
@@ -136,7 +137,7 @@ class Coordinator:
     # --- inputs -----------------------------------------------------------------------------------
 
     def _on_vote(self, message: AnyMessage) -> None:
-        if self._term is not None and isinstance(message, Vote | Durable | NeedTakeover):
+        if self._term is not None and isinstance(message, Vote | Votes | Durable | NeedTakeover):
             self._term.on_message(message)
 
     def _is_foreign(self, cluster_id: str, who: str) -> bool:
@@ -148,7 +149,10 @@ class Coordinator:
         return foreign
 
     def _on_beat(self, message: AnyMessage) -> None:
-        if isinstance(message, Beat) and message.coordinator != self._id:
+        if isinstance(message, Beat) and message.coordinator == self._id:
+            if self._term is not None:
+                self._term.heard_itself()
+        elif isinstance(message, Beat):
             if self._is_foreign(message.cluster_id, f"coordinator {message.coordinator}"):
                 return
             self._heard_beat_s = self._clock.monotonic_s()

@@ -25,6 +25,7 @@ from vector_db.common.core.messages import (
     TxnStatus,
     TxnStatusRequest,
     Vote,
+    Votes,
 )
 from vector_db.common.core.subjects import (
     LogName,
@@ -45,6 +46,9 @@ PUBLISH_RETRY_S = 0.1
 BEAT_S = 0.1
 """A beat at least this often; at most every `BEAT_PAUSE_S` when `stable_ts` moves."""
 BEAT_PAUSE_S = 0.005
+ECHO_S_MAX = 3.0
+"""A sequencer that sends beats and does not hear them for so long hears no votes either."""
+ECHO_BEATS_MIN = 10
 TICK_S = 0.05
 TRIM_S = 2.0
 CATALOG_TIMEOUT_S = 10.0
@@ -76,6 +80,8 @@ class Term:
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stable_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._swept = False
+        self._echo_s = asyncio.get_running_loop().time()
+        self._beats_unheard = 0
 
     @property
     def state(self) -> DomainState:
@@ -88,6 +94,9 @@ class Term:
         match message:
             case Vote():
                 self._carry_out(self.sequencer.vote(message, self._wall_ms()))
+            case Votes():
+                for vote in message.votes:
+                    self._carry_out(self.sequencer.vote(vote, self._wall_ms()))
             case Durable():
                 self._carry_out(self.sequencer.durable(message))
             case NeedTakeover() if message.term == self.sequencer.term:
@@ -109,6 +118,11 @@ class Term:
         )
         self._carry_out(effects)
         return status
+
+    def heard_itself(self) -> None:
+        """A beat of this term has come back from the broker."""
+        self._echo_s = asyncio.get_running_loop().time()
+        self._beats_unheard = 0
 
     def lose(self, reason: str) -> None:
         """End the term."""
@@ -331,8 +345,13 @@ class Term:
         while True:
             try:
                 await self._bus.publish(beats(), self._beat())
+                self._beats_unheard += 1
             except BusUnavailable:
-                self._log.warning("the broker is away, no beat")
+                self._beats_unheard = 0
+                self._log.debug("the broker is away, no beat")
+            quiet_s = asyncio.get_running_loop().time() - self._echo_s
+            if self._beats_unheard >= ECHO_BEATS_MIN and quiet_s > ECHO_S_MAX:
+                raise TermLost(f"its own beats were not heard for {quiet_s:.1f} s")
             await asyncio.sleep(BEAT_PAUSE_S)
             try:
                 await asyncio.wait_for(self._stable.wait(), BEAT_S - BEAT_PAUSE_S)

@@ -8,13 +8,14 @@ group is synced the next one is made, so neither the disk nor the rows wait for 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
 import structlog
 
-from vector_db.common.core.messages import Durable, Vote
+from vector_db.common.core.messages import Durable, Vote, Votes
 from vector_db.common.core.subjects import votes
 from vector_db.common.ports import Bus, BusUnavailable, DiskFull
 from vector_db.shard.storage.wal import Wal
@@ -24,6 +25,8 @@ INLINE_SYNC_BYTES_MAX = 64 * 1024
 WAITING_BYTES_MAX = 4 * 1024 * 1024
 """More than that is not appended while a group is being synced."""
 FULL_RETRY_S = 0.5
+VOTES_PER_MESSAGE_MAX = 256
+"""Some 100 KiB: a worker that votes anew on everything sends few messages."""
 
 
 class GroupCommit:
@@ -132,9 +135,21 @@ class GroupCommit:
         while self._owed and self._owed[0][0] <= self._wal.durable_lsn:
             _, messages = self._owed.popleft()
             try:
-                for message in messages:
+                for message in _together(messages):
                     await self._bus.publish(votes(), message)
             except BusUnavailable:
                 # Beats ask for everything undecided again once the broker is back.
                 self._on_unsent()
                 self._log.warning("the broker is away, votes wait", messages=len(messages))
+
+
+def _together(messages: list[Vote | Durable]) -> Iterator[Vote | Votes | Durable]:
+    """The messages in their order, votes that follow one another as one."""
+    for is_vote, group in itertools.groupby(messages, lambda m: isinstance(m, Vote)):
+        if not is_vote:
+            yield from group
+            continue
+        given = [m for m in group if isinstance(m, Vote)]
+        for start in range(0, len(given), VOTES_PER_MESSAGE_MAX):
+            some = given[start : start + VOTES_PER_MESSAGE_MAX]
+            yield some[0] if len(some) == 1 else Votes(tuple(some))

@@ -58,8 +58,10 @@ from vector_db.shard.storage.records import RecordType, lost, promised, sequence
 from vector_db.shard.storage.wal import Wal
 
 GROUP_BYTES_MAX = 4 * 1024 * 1024
-RESEND_BEATS = 10
-"""Beats between two resends of what may have been lost on the way."""
+RESEND_S = 1.0
+"""A vote that is not decided after so long is sent again, and so on: it may have been lost."""
+REPORT_AGAIN_S = 0.1
+"""A cursor beyond what is stable is told again after so long."""
 PROMISE_TIMEOUT_S = 5.0
 ROWS_PER_TURN = 10_000
 """Rows applied or voted on before the loop gets a turn: about 20 ms."""
@@ -106,8 +108,10 @@ class Worker:
         self._cursor_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._chunk_waiters: list[tuple[Overlay, asyncio.Future[None]]] = []
         self._begun_term = 0
-        self._beats = 0
-        self._reported = 0
+        self._reported = (0, 0)
+        self._reported_s = self._resent_s = 0.0
+        self._unanswered: dict[tuple[bytes, int], Vote] = {}
+        """What was undecided when votes were sent again for the last time."""
 
     # --- inputs (any time, on the loop) -----------------------------------------------------------
 
@@ -138,7 +142,7 @@ class Worker:
     def checkpointed(self, checkpoint: Checkpoint) -> None:
         """It is durable: logs are needed only from its positions on."""
         self._checkpoint = checkpoint
-        self._reported = 0
+        self._reported = (0, 0)
 
     async def between_groups(self, action: Callable[[], object]) -> object:
         """Run `action` when the WAL is synced and nothing is half applied; its result."""
@@ -241,12 +245,12 @@ class Worker:
         """One group: step everything that waits, and owe what it leads to."""
         sends: list[Vote] = []
         promises: list[PromiseRequest] = []
-        resend = False
+        lags = False
         begun = self._participant.promised
         while self._control:
             message = self._control.popleft()
             if isinstance(message, Beat):
-                resend |= self._on_beat(message)
+                lags |= self._on_beat(message)
             elif isinstance(message, PromiseRequest):
                 self._on_promise(message)
                 promises.append(message)
@@ -262,7 +266,7 @@ class Worker:
             size += len(data)
             if term == self._participant.promised:
                 await self._step(shard, seq, data, sends)
-        self._owe(sends, resend)
+        self._owe(sends, lags)
         if promises or self._participant.promised != begun:
             # What is told of a new term says how far this worker is durable.
             await self._commits.settle()
@@ -274,16 +278,28 @@ class Worker:
         self.fetcher.look()
         await self._commits.advance()
 
-    def _owe(self, sends: list[Vote], resend: bool) -> None:
+    def _owe(self, sends: list[Vote], lags: bool) -> None:
+        """Owe the votes, and the cursor where it moved; or where what is stable `lags` behind it,
+        since a report may be lost."""
         participant = self._participant
+        now_s = asyncio.get_running_loop().time()
         messages: list[Vote | Durable] = []
-        if participant.cursor > self._reported or resend:
-            self._reported = participant.cursor
+        standing = (participant.promised, participant.cursor)
+        again_s = REPORT_AGAIN_S if lags else RESEND_S
+        if standing > self._reported or now_s - self._reported_s >= again_s:
+            self._reported, self._reported_s = standing, now_s
             messages.append(self._durable())
         messages += sends
-        if resend:
-            messages += participant.votes_again()
+        if now_s - self._resent_s >= RESEND_S:
+            self._resent_s = now_s
+            messages += self._votes_unanswered()
         self._commits.owe(messages)
+
+    def _votes_unanswered(self) -> list[Vote]:
+        """Votes that were given before the last time that this was asked, and are not decided."""
+        given = {(vote.txn_id, vote.shard): vote for vote in self._participant.votes_again()}
+        before, self._unanswered = self._unanswered, given
+        return [vote for key, vote in given.items() if before.get(key) is vote]
 
     async def _step(self, shard: int | None, seq: int, data: bytes, sends: list[Vote]) -> None:
         if shard is None:
@@ -410,7 +426,7 @@ class Worker:
             sends.extend(effects.votes)
 
     def _on_beat(self, beat: Beat) -> bool:
-        """Note what is stable; true when lost messages should be sent again."""
+        """Note what is stable; true when it lags behind what this worker has applied."""
         participant = self._participant
         if participant.is_foreign(beat.cluster_id) or beat.term < participant.promised:
             return False
@@ -424,8 +440,7 @@ class Worker:
             self._on_removed(shard)
         # A beat says that the term has begun, so its logs exist: a promise alone does not.
         self._begun_term = beat.term
-        self._beats += 1
-        return self._beats % RESEND_BEATS == 0 or beat.stable_ts < participant.cursor
+        return beat.stable_ts < participant.cursor
 
     def _on_promise(self, request: PromiseRequest) -> None:
         if self._participant.promise(request):
@@ -461,7 +476,7 @@ class Worker:
         self._participant.full = "the disk of the shard worker is full"
 
     def _report_again(self) -> None:
-        self._reported = 0
+        self._reported = (0, 0)
 
     def _answer_candidate(self, request: PromiseRequest) -> None:
         """Tell the promise; the answer may be large, so it goes as a request, beside the loop.

@@ -108,6 +108,12 @@ class Vote(Message, frozen=True):
     at_ts: int = 0
 
 
+class Votes(Message, frozen=True):
+    """Several votes of one replica, in the order in which they were given."""
+
+    votes: tuple[Vote, ...]
+
+
 class Durable(Message, frozen=True):
     """All decisions up to `cursor` are applied and fsynced at `worker`.
 
@@ -767,7 +773,7 @@ class ErrorReply(Message, frozen=True):
 
 
 AnyMessage: TypeAlias = (
-    Prepare | Stage | Vote | Durable | DecisionRecord | Beat
+    Prepare | Stage | Vote | Votes | Durable | DecisionRecord | Beat
     | NeedTakeover | PromiseRequest | Promise | PartRequest | PartReply | TailRequest | TailReply
     | EnterRequest | EnterReply | FollowRequest | FollowReply
     | SnapshotRequest | SnapshotReply | SnapshotRead | SnapshotBytes
