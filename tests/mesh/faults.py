@@ -23,9 +23,9 @@ OUTAGE_S_MAX = 10.0
 class Fault:
     """What happens to one process, and for how long.
 
-    `kind`: kill (started again after `lasts_s`), pause (SIGSTOP), what becomes of all links of a
-    service to the brokers, or of a broker to the services (cut: nothing passes, or nothing one way;
-    delay; loss; reset), slow disk.
+    `kind`: kill (started again after `lasts_s`), lose (killed, and its disk is empty), pause
+    (SIGSTOP), what becomes of all links of a service to the brokers, or of a broker to the services
+    (cut: nothing passes, or nothing one way; delay; loss; reset), slow disk.
     """
 
     kind: str
@@ -51,7 +51,7 @@ def schedule(seed: int, counts: Mapping[str, int], brokers: int) -> Iterator[Fau
     random = Random(f"faults-{seed}")
     while True:
         deck = [(kind, which) for which in counts for kind in ANYONE]
-        deck += [("slow disk", "shard")] * ("shard" in counts)
+        deck += [("slow disk", "shard"), ("lose", "shard")] * ("shard" in counts)
         deck += [(kind, "broker") for kind in (ANYONE if brokers > 1 else ("kill",))]
         random.shuffle(deck)
         for kind, which in deck:

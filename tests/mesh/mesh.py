@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -23,6 +26,10 @@ from tests.support.slow_process import CONTROL, SLOW_MODULE
 from vector_db.common.adapters.nats_server import NatsServer
 
 COUNTS = {"coordinator": 2, "shard": 3, "gateway": 2}
+REPLICAS = 3
+GRACE_S = 6
+"""Faults that last longer cost a worker its replicas, which it copies when it is back."""
+WHOLE_WITHIN_S = 60.0
 _TERM = "vector_db_coordinator_term "
 
 
@@ -57,7 +64,8 @@ class FaultyMesh(NamedMesh):
         ports = (self._proxy.ports[_link(name, to)] for to in self.brokers)
         settings = {
             "VECTOR_DB_NATS_URL": ",".join(f"nats://{HOST}:{port}" for port in ports),
-            "VECTOR_DB_REPLICATION_FACTOR": "3",
+            "VECTOR_DB_REPLICATION_FACTOR": str(REPLICAS),
+            "VECTOR_DB_FAILOVER_GRACE_S": str(GRACE_S),
             "VECTOR_DB_STREAM_REPLICAS": "3" if self._cluster else "1",
             "VECTOR_DB_ZONE": name,
         }
@@ -96,6 +104,37 @@ class FaultyMesh(NamedMesh):
                 return name
         return names[0]
 
+    async def whole(self, http: aiohttp.ClientSession) -> None:
+        """Until every shard has all of its replicas, at workers that are heard.
+
+        :raises RuntimeError: it has not in time.
+        """
+        until = time.monotonic() + WHOLE_WITHIN_S
+        while True:
+            cluster = await self._cluster_view(http)
+            heard = {worker["id"] for worker in cluster.get("workers", ())}
+            moving = cluster.get("joining") or cluster.get("leaving")
+            shards = cluster.get("shards", {}).values()
+            there = all(len(r) == REPLICAS and heard.issuperset(r) for r in shards)
+            if shards and there and not moving:
+                return
+            if time.monotonic() > until:
+                raise RuntimeError(f"replicas are missing: {cluster}")
+            await asyncio.sleep(0.1)
+
+    async def _cluster_view(self, http: aiohttp.ClientSession) -> dict[str, Any]:
+        """What a gateway says of the cluster; empty: none says anything now."""
+        for gateway in self.gateways:
+            try:
+                timeout = aiohttp.ClientTimeout(total=5)
+                async with http.get(gateway.url + "/v1/cluster", timeout=timeout) as answer:
+                    if answer.status == 200:
+                        said: dict[str, Any] = await answer.json()
+                        return said
+            except (aiohttp.ClientError, TimeoutError):
+                continue
+        return {}
+
     async def inflict(self, fault: Fault, http: aiohttp.ClientSession) -> str:
         """The whole of one fault, healing included: whom it hit.
 
@@ -112,6 +151,14 @@ class FaultyMesh(NamedMesh):
                 self.services[target].kill()
                 await asyncio.sleep(fault.lasts_s)
                 self.services[target].spawn()
+            case "lose":
+                # Only one copy may be missing: what two workers acknowledged is on two disks.
+                await self.whole(http)
+                self.services[target].kill()
+                shutil.rmtree(self.services[target].folder / "data")
+                await asyncio.sleep(fault.lasts_s)
+                self.services[target].spawn()
+                await self.whole(http)
             case "pause":
                 os.kill(pid, signal.SIGSTOP)
                 try:

@@ -134,6 +134,7 @@ class Run:
         started = time.monotonic()
         await self._mesh.brokers_settled()
         await self._mesh.wait_ready(http)
+        await self._mesh.whole(http)
         for number, edge in enumerate(edges):
             await insist(edge, "/v1/transactions/commit", probe(number), SETTLE_WITHIN_S)
         snapshot_ts = await read_everything(edges[0], load.shared)

@@ -13,7 +13,7 @@ from tests.mesh.links import Weather
 from tests.mesh.run import Run
 
 SEED = 5
-SECONDS = 44.0
+SECONDS = 55.0
 EVERY_S = 11.0
 RATE = 60.0
 SHARE_MIN = 0.99
@@ -22,6 +22,7 @@ PLAN = [
     Fault("kill", "shard1", 2.0),
     Fault("pause", LEADER, 3.0),
     Fault("cut", "gateway0", 4.0, Weather(blocked=("up", "down"))),
+    Fault("lose", "shard2", 1.0),
     Fault("kill", "broker0", 0.0),
 ]
 

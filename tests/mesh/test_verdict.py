@@ -236,13 +236,13 @@ def names(faults: Sequence[Fault]) -> list[str]:
 
 
 def test_the_faults_of_a_seed_are_the_same_and_none_comes_twice_before_all_came_once() -> None:
-    a_deck = len(ANYONE) * len(COUNTS) + 2
+    a_deck = len(ANYONE) * len(COUNTS) + 3
     plan = list(islice(schedule(1, COUNTS, brokers=1), 2 * a_deck))
     assert plan == list(islice(schedule(1, COUNTS, brokers=1), 2 * a_deck))
     assert plan != list(islice(schedule(2, COUNTS, brokers=1), 2 * a_deck))
     first, second = names(plan[:a_deck]), names(plan[a_deck:])
     assert len(set(first)) == a_deck and set(first) == set(second)
-    assert {"slow disk shard", "kill broker", "cut up gateway"} <= set(first)
+    assert {"slow disk shard", "lose shard", "kill broker", "cut up gateway"} <= set(first)
     assert all(fault.lasts_s == 0 for fault in plan if fault.target == "broker0")
 
 

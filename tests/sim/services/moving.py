@@ -106,17 +106,20 @@ class Mover:
         return state
 
     async def rest(self) -> bool:
-        """Whether nothing moves any more: every shard has its replicas, and no more."""
+        """Whether nothing moves any more: every shard has its replicas, alive, and no more."""
         state = self._state()
         if state is None or state.moves.joining or state.moves.leaving:
             return False
+        alive = set()
         for node in self._cluster.shards:
             if (worker := _worker_of(node)) is None:
                 return False
+            alive.add(worker)
             if worker in state.moves.draining and self.stopping:
                 await self._drain(node, False)
                 return False
-        return all(len(r) == self._cluster.sizes.replicas for r in state.replicas.values())
+        wanted = self._cluster.sizes.replicas
+        return all(len(r) == wanted and alive.issuperset(r) for r in state.replicas.values())
 
     def differences(self) -> Iterator[str]:
         """Replicas of one shard that do not have the same rows."""

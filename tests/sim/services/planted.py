@@ -63,7 +63,7 @@ def _plant(
     return register
 
 
-@_plant("vote before fsync", 1009)
+@_plant("vote before fsync", 7)
 def _vote_before_fsync() -> Iterator[None]:
     calls = 0
     real = GroupCommit.advance
@@ -95,7 +95,7 @@ def _promise_to_two() -> Iterator[None]:
         yield
 
 
-@_plant("votes of other terms counted", 1007)
+@_plant("votes of other terms counted", 42)
 def _votes_of_other_terms() -> Iterator[None]:
     real = Sequencer.vote
 
@@ -107,7 +107,7 @@ def _votes_of_other_terms() -> Iterator[None]:
         yield
 
 
-@_plant("acknowledged before durable", 1043)
+@_plant("acknowledged before durable", 15)
 def _acknowledged_early() -> Iterator[None]:
     with patch.object(Sequencer, "_durable_on", lambda self, shard, ts: True):
         yield
@@ -154,7 +154,7 @@ def _versions_not_checked() -> Iterator[None]:
         yield
 
 
-@_plant("serializable reads not validated", 1007)
+@_plant("serializable reads not validated", 9)
 def _reads_not_validated() -> Iterator[None]:
     with patch.object(judge, "_changed", lambda *_: False):
         yield
@@ -269,13 +269,13 @@ def _aliases_apart() -> Iterator[None]:
 # --- shards that move -----------------------------------------------------------------------------
 
 
-@_plant("peers forget what a copy needs", 17, Form.MOVING)
+@_plant("peers forget what a copy needs", 61, Form.MOVING)
 def _needs_forgotten() -> Iterator[None]:
     with patch.object(Holdings, "needs_ts", lambda self, cursor: cursor):
         yield
 
 
-@_plant("commits since the snapshot forgotten", 17, Form.MOVING)
+@_plant("commits since the snapshot forgotten", 21, Form.MOVING)
 def _commits_forgotten() -> Iterator[None]:
     with patch.object(Participant, "committed_since", lambda self, shard, ts: []):
         yield

@@ -100,6 +100,11 @@ def _sizes(seed: int, form: Form) -> Sizes:
     )
 
 
+def _spare(seed: int, form: Form) -> int:
+    """Workers beyond those that the replicas need: up to seven in all where shards move."""
+    return Random(f"{seed} spare").randint(1, 4) if form is Form.MOVING else 0
+
+
 def _finish(loop: SimLoop) -> None:
     """End what a stuck run left."""
     tasks = [t for t in asyncio.all_tasks(loop) if not t.done()]
@@ -125,7 +130,7 @@ class _World:
             trace,
             sizes,
             coordinators=random.choice([1, 2]),
-            shards=max(random.choice([2, 3]), sizes.replicas) + 2 * (form is Form.MOVING),
+            shards=max(random.choice([2, 3]), sizes.replicas) + _spare(seed, form),
             gateways=random.choice([1, 2]),
         )
         self._cluster.violations = result.violations

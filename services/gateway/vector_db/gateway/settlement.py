@@ -148,14 +148,17 @@ class Settlement:
         await self._transactions.check_reachable(shards)
         if self._transactions.expects(token.txn_id):
             return await self._find_out(token, token.deadline_ms)
-        deadline_ms = min(token.deadline_ms, self._view.wall_ms() + int(TXN_TIMEOUT_S * 1000))
+        deadline_ms = token.deadline_ms
         future = self._transactions.expect(token.txn_id)
         try:
-            await self._publish(token, tuple(shards), blocks, reads, deadline_ms)
-            try:
-                outcome = await asyncio.wait_for(future, TOLD_TIMEOUT_S)
-            except TimeoutError:
-                outcome = None
+            async with self._transactions.slot(0):
+                soon_ms = self._view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
+                deadline_ms = min(token.deadline_ms, soon_ms)
+                await self._publish(token, tuple(shards), blocks, reads, deadline_ms)
+                try:
+                    outcome = await asyncio.wait_for(future, TOLD_TIMEOUT_S)
+                except TimeoutError:
+                    outcome = None
         finally:
             self._transactions.forget(token.txn_id)
         if outcome is None:

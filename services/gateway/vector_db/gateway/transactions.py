@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from random import Random, SystemRandom
@@ -35,10 +36,12 @@ from vector_db.common.ports import (
     Subscription,
 )
 from vector_db.gateway.cluster import ClusterView
+from vector_db.gateway.core.admission import Admission
 from vector_db.gateway.core.partition import ShardPart
 
 TXN_TIMEOUT_S = 10.0
 ROOM_TIMEOUT_S = 5.0
+SLOT_TIMEOUT_S = 5.0
 HEARD_TIMEOUT_S = 1.0
 STATUS_PAUSE_S = 0.2
 STATUS_TIMEOUT_S = 2.0
@@ -66,6 +69,8 @@ class Transactions:
         self._waiting: dict[bytes, asyncio.Future[Outcome | None]] = {}
         self._unacked: dict[int, int] = {}
         self._room = asyncio.Condition()
+        self._admission = Admission()
+        self._queue: deque[asyncio.Future[None]] = deque()
         self._subscription: Subscription | None = None
 
     async def start(self, view: ClusterView) -> None:
@@ -130,6 +135,45 @@ class Transactions:
         self._waiting.pop(txn_id, None)
 
     @contextlib.asynccontextmanager
+    async def slot(self, size_bytes: int) -> AsyncIterator[None]:
+        """A place among the undecided transactions, while the block sends one and waits for its
+        outcome; in the order of arrival.
+
+        :raises TooManyRequests: none within `SLOT_TIMEOUT_S`.
+        """
+        loop = asyncio.get_running_loop()
+        if self._queue or not self._admission.has_room():
+            turn: asyncio.Future[None] = loop.create_future()
+            self._queue.append(turn)
+            try:
+                await asyncio.wait_for(turn, SLOT_TIMEOUT_S)
+            except TimeoutError:
+                raise TooManyRequests(
+                    f"over {int(self._admission.limit)} undecided transactions of this gateway"
+                ) from None
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._admission.in_flight -= 1
+                    self._next_turns()
+                raise
+        else:
+            self._admission.begin()
+        started_s = loop.time()
+        try:
+            yield
+        finally:
+            now_s = loop.time()
+            self._admission.end(now_s - started_s, size_bytes, now_s)
+            self._next_turns()
+
+    def _next_turns(self) -> None:
+        while self._queue and (self._queue[0].done() or self._admission.has_room()):
+            turn = self._queue.popleft()
+            if not turn.done():
+                self._admission.begin()
+                turn.set_result(None)
+
+    @contextlib.asynccontextmanager
     async def room(self, shard: int, size_bytes: int) -> AsyncIterator[None]:
         """Room for so many unconfirmed bytes to one shard, while the block runs.
 
@@ -169,8 +213,12 @@ class Transactions:
         raise Conflict("lost against other transactions")
 
     async def _once(self, parts: dict[int, ShardPart], mode: str, snapshot_ts: int) -> Committed:
-        view = self._view
         await self.check_reachable(parts)
+        async with self.slot(sum(part.size_bytes for part in parts.values())):
+            return await self._sent(parts, mode, snapshot_ts)
+
+    async def _sent(self, parts: dict[int, ShardPart], mode: str, snapshot_ts: int) -> Committed:
+        view = self._view
         await self._take_room(parts)
         deadline_ms = view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
         term = view.term
