@@ -44,6 +44,7 @@ from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_id
 from vector_db.gateway.cluster import MEMBER_TIMEOUT_S, ClusterView
 from vector_db.gateway.core.partition import ShardPart
 from vector_db.gateway.transactions import (
+    AGAIN_AFTER_S,
     RETRIES_MAX,
     ROOM_TIMEOUT_S,
     TXN_TIMEOUT_S,
@@ -346,9 +347,23 @@ def test_an_outcome_that_nobody_knows_is_said_to_be_unknown_and_is_not_tried_aga
             await write
         assert said.value.details == {"outcome": "unknown", "transaction": txn_id.hex()}
         assert not said.value.retryable
-        assert len(world.prepares()) == 1
+        assert {prepare.txn_id for prepare in world.prepares()} == {txn_id}
         waited_s = asyncio.get_running_loop().time()
         assert waited_s <= 2 * TXN_TIMEOUT_S + UNKNOWN_AFTER_S + 2
+
+    with_world(test)
+
+
+def test_what_nothing_is_heard_of_is_sent_again_as_it_was() -> None:
+    async def test(world: World) -> None:
+        write = begin(world)
+        await asyncio.sleep(AGAIN_AFTER_S[0] + 0.1)
+        first, again = world.prepares()
+        assert first == again, "replicas pass over the second copy of what they have"
+        await world.commit_all(2)
+        await write
+        await asyncio.sleep(2 * AGAIN_AFTER_S[1])
+        assert len(world.prepares()) == 2
 
     with_world(test)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from random import Random, SystemRandom
 
@@ -36,12 +36,14 @@ from vector_db.common.ports import (
     Subscription,
 )
 from vector_db.gateway.cluster import ClusterView
-from vector_db.gateway.core.admission import Admission
+from vector_db.gateway.core.admission import SMALL_BYTES_MAX, Admission
 from vector_db.gateway.core.partition import ShardPart
 
 TXN_TIMEOUT_S = 10.0
 ROOM_TIMEOUT_S = 5.0
 SLOT_TIMEOUT_S = 5.0
+AGAIN_AFTER_S = (2.0, 3.0)
+"""A transaction of which nothing was heard is sent again after so long, and after so long again."""
 HEARD_TIMEOUT_S = 1.0
 STATUS_PAUSE_S = 0.2
 STATUS_TIMEOUT_S = 2.0
@@ -225,11 +227,13 @@ class Transactions:
         txn_id = self.new_id(term, deadline_ms)
         try:
             future = self.expect(txn_id)
-            await self._publish(txn_id, term, parts, mode, snapshot_ts, deadline_ms)
-            try:
-                outcome = await asyncio.wait_for(future, TXN_TIMEOUT_S + 1.0)
-            except TimeoutError:
-                outcome = None
+
+            async def publish() -> None:
+                await self._publish(txn_id, term, parts, mode, snapshot_ts, deadline_ms)
+
+            await publish()
+            small = sum(part.size_bytes for part in parts.values()) <= SMALL_BYTES_MAX
+            outcome = await self._told(future, publish if small else None)
             if outcome is None:
                 outcome = await self._find_out(txn_id, term, tuple(parts), deadline_ms)
         finally:
@@ -238,6 +242,27 @@ class Transactions:
         if outcome.commit_ts:
             return Committed(outcome.commit_ts, outcome.deleted)
         raise error_from_code(outcome.reason, outcome.detail or "aborted", {})
+
+    async def _told(
+        self, future: asyncio.Future[Outcome | None], again: Callable[[], Awaitable[None]] | None
+    ) -> Outcome | None:
+        """What the sequencer tells of a transaction; None: a new term began, or nothing came.
+
+        `again` sends it once more: while the broker elects a leader for a log, what is sent there
+        is lost, and replicas pass over what they have.
+        """
+        left_s = TXN_TIMEOUT_S + 1.0
+        if again is not None:
+            for wait_s in AGAIN_AFTER_S:
+                with contextlib.suppress(TimeoutError):
+                    return await asyncio.wait_for(asyncio.shield(future), wait_s)
+                left_s -= wait_s
+                # With the broker away, the first copy may be there all the same.
+                with contextlib.suppress(Unavailable):
+                    await again()
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(future, left_s)
+        return None
 
     async def _publish(
         self,
