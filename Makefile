@@ -12,7 +12,7 @@ SOURCES := $(wildcard libs services tests bench examples)
 NATIVE := $(wildcard services/shard/native/*)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
-.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-engine bench-peers crash mesh damage differential clean
+.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-moves bench-engine bench-peers crash mesh damage differential clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ bench-query: venv ## Query latency and rate, beside raw FAISS and a bare route
 
 bench-txn: venv ## Transactions, beside one JetStream publish (BASELINE=PYTHON: and another version)
 	$(BIN)/python bench/txn.py $(if $(BASELINE),--baseline $(BASELINE))
+
+bench-moves: venv ## Queries and writes while shards move, beside the same while none does
+	$(BIN)/python bench/moves.py
 
 ROWS ?= 1000000
 DIM ?= 128
