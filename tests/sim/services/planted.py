@@ -185,7 +185,7 @@ def _visibility() -> Iterator[None]:
         yield
 
 
-@_plant("missing chunk accepted", 361)
+@_plant("missing chunk accepted", 185)
 def _missing_chunk() -> Iterator[None]:
     def whole(self: Part) -> bool:
         return self.prepare is not None

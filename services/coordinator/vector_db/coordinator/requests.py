@@ -126,7 +126,9 @@ class Requests:
         ready = {m.worker: m.zone for m in self._members() if m.ready}
         alive = {w: zone for w, zone in ready.items() if w not in draining}
         if not alive:
-            raise Unavailable("no shard worker is alive")
+            raise Unavailable(
+                "no shard worker is alive" if not ready else "all workers are drained"
+            )
         count = asked.shards or min(len(alive), self._shard_count)
         if count > self._shard_count:
             raise InvalidArgument(
