@@ -23,6 +23,8 @@ from aiohttp import web
 
 from tests.unit.client.fake_transactions import Refused, Stored, Transactions
 
+HANG_S = 30.0
+
 
 @dataclass
 class Request:
@@ -39,8 +41,9 @@ class Request:
 class FakeGateway:
     """`script` holds what happens to the next requests, in order: None lets one through, a tuple is
     an error to answer, ``"disconnect"`` cuts the connection before the request is looked at and
-    ``"lost"`` after it is done. `at` holds the same by the end of the path, and comes first.
-    `clusters` are what the next looks at the cluster find; the last one stays."""
+    ``"lost"`` after it is done; ``"hang"`` holds it for long. `at` holds the same by
+    the end of the path, and comes first. `clusters` are what the next looks at the cluster find;
+    the last one stays."""
 
     url: str = ""
     requests: list[Request] = field(default_factory=list)
@@ -149,6 +152,8 @@ class FakeGateway:
                 step = self._step(request.path)
                 if step == "disconnect":
                     return _cut(request)
+                if step == "hang":
+                    await asyncio.sleep(HANG_S)
                 if step == "html":
                     return web.Response(status=502, text="<h1>Bad gateway</h1>")
                 if isinstance(step, tuple):
