@@ -235,7 +235,12 @@ def test_statistics_cluster_and_default_collection(
     client.insert_vectors(["a", "b"], np.ones((2, 8)), collection=words.name)
     assert client.collection_stats(words.name).rows == 2
     assert words.name in [one.name for one in client.list_collections()]
-    assert client.cluster()
+    cluster = client.cluster()
+    (worker,) = cluster.workers
+    assert worker.ready
+    assert cluster.worker_ids == (worker.id,)
+    assert cluster.replication_factor == 1
+    assert cluster.held_by(worker.id) == tuple(sorted(cluster.shards))
     names = {one.name for one in client.list_collections()}
     dimension = client.get_collection("default").dimension if "default" in names else 4
     row_id = f"sdk-{threading.get_ident()}"

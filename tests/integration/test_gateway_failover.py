@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from tests.support.meshes import Mesh, running_mesh
 from tests.support.processes import Service
 from vector_db_client import AsyncVectorDatabaseClient, VectorDatabaseClient
+from vector_db_client.gateways import LATE_S_MIN
 
 DIMENSION = 4
 CONNECTIONS = 1_000
@@ -22,6 +25,8 @@ ROUNDS = 4
 """Calls on each connection after the failover, in turns of which each is measured."""
 CONNECTION_BYTES_MAX = 64 * 1024
 CALL_BYTES_MAX = 1024
+READS_PER_S = 20
+STOPPED_S = 8.0
 
 
 @pytest.fixture
@@ -114,6 +119,35 @@ def test_a_gateway_that_is_killed_under_load_costs_nobody_an_error(mesh: Mesh) -
         there = {row.id for row in client.scroll(collection="c", consistency="strong")}
         assert there == callers.written | {"first"}
         print(f"\n{callers.calls} calls, {len(there)} rows")
+
+
+async def test_a_gateway_that_is_stopped_holds_up_no_read(mesh: Mesh) -> None:
+    """At a steady rate, whatever was asked before: each read is timed from when it was due."""
+    victim = mesh.gateways[0]
+    assert victim.process is not None
+    took_s: list[float] = []
+    async with AsyncVectorDatabaseClient([g.url for g in mesh.gateways]) as client:
+        await client.create_collection("c", DIMENSION)
+        await client.insert_vectors(["a"], np.ones((1, DIMENSION)), collection="c")
+
+        async def read() -> None:
+            began = time.monotonic()
+            assert await client.query_similar(np.ones(DIMENSION), k=1, collection="c")
+            took_s.append(time.monotonic() - began)
+
+        async with asyncio.TaskGroup() as reads:
+            began = time.monotonic()
+            for number in range(int((STOPPED_S + 2) * READS_PER_S)):
+                await asyncio.sleep(began + number / READS_PER_S - time.monotonic())
+                reads.create_task(read())
+                if number == READS_PER_S:
+                    os.kill(victim.process.pid, signal.SIGSTOP)
+                elif number == int((1 + STOPPED_S) * READS_PER_S):
+                    os.kill(victim.process.pid, signal.SIGCONT)
+    late = sum(seconds > LATE_S_MIN for seconds in took_s)
+    print(f"\n{len(took_s)} reads, {late} hedged, the slowest took {max(took_s):.2f} s")
+    assert max(took_s) < 2.0
+    assert 1 <= late <= READS_PER_S, "who is late is asked last"
 
 
 def resident_bytes(service: Service) -> int:

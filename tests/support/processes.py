@@ -177,6 +177,15 @@ class Service:
         port = self.http_port if edge else self.admin_port
         return call(f"http://127.0.0.1:{port}/health")
 
+    def metrics(self) -> dict[str, float]:
+        """What `/metrics` says, by name with labels."""
+        edge = self.which in ("all", "gateway")
+        port = self.http_port if edge else self.admin_port
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        told = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in told}
+
     def kill(self) -> None:
         """SIGKILL to the whole process group: no service gets to say good-bye.
 

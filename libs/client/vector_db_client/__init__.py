@@ -39,6 +39,7 @@ from vector_db_client.sync import VectorDatabaseClient
 from vector_db_client.sync_transaction import Transaction
 from vector_db_client.values import (
     AsOf,
+    Cluster,
     Collection,
     CollectionStats,
     Consistency,
@@ -65,7 +66,9 @@ from vector_db_client.values import (
     Row,
     RowBatch,
     SearchOptions,
+    ShardCopy,
     Upsert,
+    Worker,
     WriteResult,
 )
 
@@ -78,6 +81,7 @@ __all__ = [
     "AsOf",
     "AsyncTransaction",
     "AsyncVectorDatabaseClient",
+    "Cluster",
     "Collection",
     "CollectionStats",
     "Conflict",
@@ -112,6 +116,7 @@ __all__ = [
     "Row",
     "RowBatch",
     "SearchOptions",
+    "ShardCopy",
     "SnapshotTooOld",
     "StorageFull",
     "TooLarge",
@@ -124,6 +129,7 @@ __all__ = [
     "Upsert",
     "VectorDatabaseClient",
     "VectorDatabaseError",
+    "Worker",
     "WriteResult",
     "__version__",
 ]

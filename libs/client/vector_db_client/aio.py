@@ -7,17 +7,20 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
+from vector_db_client import wire
 from vector_db_client.aio_transaction import AsyncTransaction
 from vector_db_client.catalog import AsyncCatalog
 from vector_db_client.errors import VectorDatabaseError
 from vector_db_client.gateways import checked_urls
 from vector_db_client.transaction_life import restartable
 from vector_db_client.transport import Options, Transport
-from vector_db_client.values import Isolation
+from vector_db_client.values import Cluster, Isolation
 
 T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8080"
+CLUSTER_PATH = "/v1/cluster"
 
 
 class AsyncVectorDatabaseClient(AsyncCatalog):
@@ -152,7 +155,26 @@ class AsyncVectorDatabaseClient(AsyncCatalog):
 
     # -- cluster
 
-    async def cluster(self) -> dict[str, Any]:
-        """Workers, placement and term, as the server shows them to operators."""
-        answer: dict[str, Any] = await self._transport.json("GET", "/v1/cluster")
-        return answer
+    async def cluster(self) -> Cluster:
+        """Workers, and where shards lie and move to, as the server shows them to operators."""
+        return wire.decode_cluster(await self._transport.json("GET", CLUSTER_PATH))
+
+    async def drain(self, worker: str) -> Cluster:
+        """Let a shard worker hold nothing: its replicas move to others, one after another.
+
+        :returns: the cluster as it is then; the moves go on, and `Cluster.held_by` tells what is
+            left.
+        :raises NotFound: no worker of this id is known.
+        """
+        return await self._set_draining(worker, True)
+
+    async def undrain(self, worker: str) -> Cluster:
+        """Take `drain` back: the worker may hold shards again.
+
+        :raises NotFound: no worker of this id is known.
+        """
+        return await self._set_draining(worker, False)
+
+    async def _set_draining(self, worker: str, draining: bool) -> Cluster:
+        path = f"{CLUSTER_PATH}/workers/{quote(worker, safe='')}"
+        return wire.decode_cluster(await self._transport.json("PUT", path, {"draining": draining}))

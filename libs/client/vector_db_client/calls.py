@@ -44,7 +44,11 @@ _Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. `repeatable`: applied twice it does what it does once."""
+    """One HTTP request.
+
+    `repeatable`: applied twice it does what it does once. `hedged`: it changes nothing, so several
+    gateways may be asked at the same time.
+    """
 
     method: str
     path: str
@@ -52,6 +56,7 @@ class Request:
     content_type: str = wire.JSON_TYPE
     repeatable: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
+    hedged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +69,17 @@ class Answer:
 
 
 def json_request(
-    method: str, path: str, body: Mapping[str, Any] | None = None, *, repeatable: bool = True
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    repeatable: bool = True,
+    hedged: bool = False,
 ) -> Request:
-    """A request with a JSON body, or with none."""
+    """A request with a JSON body, or with none; one that only looks (GET) is hedged."""
     payload = None if body is None else wire.dumps(body)
-    return Request(method, path, payload, repeatable=repeatable)
+    hedged = hedged or method == "GET"
+    return Request(method, path, payload, repeatable=repeatable, hedged=hedged)
 
 
 def collection_path(collection: str, *parts: str) -> str:
@@ -262,7 +273,7 @@ def query(
         "exact": exact or None,
     }
     body |= {name: value for name, value in options.items() if value is not None}
-    return json_request("POST", collection_path(collection, "query"), body)
+    return json_request("POST", collection_path(collection, "query"), body, hedged=True)
 
 
 def page_asked(after: str | None) -> _Body:
@@ -293,12 +304,14 @@ def matches(answer: Answer, batch: bool) -> list[Match] | list[list[Match]]:
 def fetch(ids: list[str], collection: str, include: Sequence[str], at: _Body) -> Request:
     """Rows by id."""
     body = at | {"ids": ids, "include": list(include)}
-    return json_request("POST", collection_path(collection, "vectors", "fetch"), body)
+    return json_request("POST", collection_path(collection, "vectors", "fetch"), body, hedged=True)
 
 
 def count(filter: Filter | None, collection: str, at: _Body) -> Request:
     """How many rows there are, or match."""
-    return json_request("POST", collection_path(collection, "count"), at | _filtered(filter))
+    return json_request(
+        "POST", collection_path(collection, "count"), at | _filtered(filter), hedged=True
+    )
 
 
 def count_result(answer: Answer) -> CountResult:
@@ -318,7 +331,7 @@ def scroll(
     body = at | _filtered(filter) | {"limit": page_size, "include": list(include)}
     if cursor is not None:
         body["cursor"] = cursor
-    return json_request("POST", collection_path(collection, "scroll"), body)
+    return json_request("POST", collection_path(collection, "scroll"), body, hedged=True)
 
 
 def _filtered(filter: Filter | None) -> _Body:

@@ -6,8 +6,6 @@ export is of one snapshot. What can be expected to go wrong is one line on stand
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
 from contextlib import suppress
 from enum import StrEnum
@@ -17,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import orjson
 import typer
 
+from vector_db_client.running import KeyOption, UrlOption, run
+
 if TYPE_CHECKING:
     from vector_db_client.aio import AsyncVectorDatabaseClient
     from vector_db_client.files import ExportInfo, Sink, Source
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PAGE_BYTES = 4 * 1024 * 1024
 """Vector bytes in one page of an export; as JSON text it is about three times that."""
 PAGE_ROWS_MAX = 1000
+INTERRUPTED = "interrupted; rows already written stay"
 
 
 class MetricName(StrEnum):
@@ -44,14 +45,6 @@ class ModeName(StrEnum):
 
 
 CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Collection.")]
-UrlOption = Annotated[
-    list[str] | None,
-    typer.Option("--url", help="Gateways, separated by commas. [default: http://127.0.0.1:8080]"),
-]
-KeyOption = Annotated[
-    str | None,
-    typer.Option("--api-key", envvar="VECTOR_DB_API_KEY", help="API key, if one is set."),
-]
 
 
 def import_command(
@@ -112,7 +105,7 @@ def import_command(
 
     if metric is not None and not create:
         raise typer.BadParameter("--metric needs --create")
-    _run(work, url, api_key, FileError)
+    run(work, url, api_key, FileError, INTERRUPTED)
 
 
 def export_command(
@@ -143,33 +136,7 @@ def export_command(
         took_s = time.perf_counter() - started
         print(f"exported {rows:,} rows of {collection} to {out} in {took_s:.1f} s")
 
-    _run(work, url, api_key, FileError)
-
-
-def _run(work: Any, url: list[str] | None, api_key: str | None, expected: type[Exception]) -> None:
-    """Run `work(client)`; expected failures become one line and exit code 1."""
-    from vector_db_client.aio import DEFAULT_URL, AsyncVectorDatabaseClient
-    from vector_db_client.errors import VectorDatabaseError
-
-    async def main() -> None:
-        async with AsyncVectorDatabaseClient(url or DEFAULT_URL, api_key, timeout_s=120) as client:
-            await work(client)
-
-    try:
-        asyncio.run(main())
-    except (VectorDatabaseError, expected, OSError) as error:
-        text = str(error)
-        done = sum(len(rows) for rows in getattr(error, "committed", ()))
-        if done:
-            text += f" ({done:,} rows were written before)"
-        print(f"vector-db: {' '.join(text.split())}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except ImportError as error:
-        print(f"vector-db: {error}: install vector-db-python[cli]", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print("vector-db: interrupted; rows already written stay", file=sys.stderr)
-        raise typer.Exit(130) from None
+    run(work, url, api_key, FileError, INTERRUPTED)
 
 
 def _open_source(

@@ -13,7 +13,7 @@ from vector_db_client.loop_thread import LoopThread
 from vector_db_client.sync_catalog import SyncCatalog
 from vector_db_client.sync_transaction import Transaction
 from vector_db_client.transaction_life import restartable
-from vector_db_client.values import Isolation
+from vector_db_client.values import Cluster, Isolation
 
 T = TypeVar("T")
 
@@ -145,6 +145,22 @@ class VectorDatabaseClient(SyncCatalog):
 
     # -- cluster
 
-    def cluster(self) -> dict[str, Any]:
-        """Workers, placement and term, as the server shows them to operators."""
+    def cluster(self) -> Cluster:
+        """Workers, and where shards lie and move to, as the server shows them to operators."""
         return self._run(self._client.cluster())
+
+    def drain(self, worker: str) -> Cluster:
+        """Let a shard worker hold nothing: its replicas move to others, one after another.
+
+        :returns: the cluster as it is then; the moves go on, and `Cluster.held_by` tells what is
+            left.
+        :raises NotFound: no worker of this id is known.
+        """
+        return self._run(self._client.drain(worker))
+
+    def undrain(self, worker: str) -> Cluster:
+        """Take `drain` back: the worker may hold shards again.
+
+        :raises NotFound: no worker of this id is known.
+        """
+        return self._run(self._client.undrain(worker))

@@ -1,8 +1,9 @@
 """HTTP to one or several gateways: which to ask, when to ask again, when to give up.
 
 Owns two invariants. A call is repeated only if that cannot apply it twice: the server said that it
-is retryable, nothing was sent yet, or the call is repeatable. And the commit token only rises, so
-a read that carries it sees everything that this client has seen, through any gateway.
+is retryable, nothing was sent yet, or the call is repeatable; and only one that changes nothing is
+asked of two gateways at the same time, when the first one is late. And the commit token only rises,
+so a read that carries it sees everything that this client has seen, through any gateway.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from vector_db_client.errors import (
     VectorDatabaseError,
     error_from_answer,
 )
-from vector_db_client.gateways import Gateways
+from vector_db_client.gateways import Gateways, Patience
 
 RETRY_AFTER_S_MAX = 5.0
 """A server's `Retry-After` is honoured up to this."""
@@ -56,6 +57,14 @@ class Options:
     ssl_context: ssl.SSLContext | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a try gave no answer, when another one may; `in_doubt`: a write may be applied."""
+
+    error: VectorDatabaseError
+    in_doubt: bool = False
+
+
 class Transport:
     """Requests to whichever gateway answers. Belongs to the event loop of its first request."""
 
@@ -63,6 +72,7 @@ class Transport:
         self._options = options
         self._session: aiohttp.ClientSession | None = None
         self._gateways = Gateways(options.urls)
+        self._patience = Patience()
         self._closed = False
         self.token = 0
 
@@ -106,61 +116,122 @@ class Transport:
         if self._closed:
             raise InvalidArgument("the client is closed")
         options = self._options
-        asked: list[int] = []
+        pending: set[int] = set()
         try:
             async with asyncio.timeout(options.timeout_s):
-                return await self._with_retries(request, repeat_conflicts, asked)
+                return await self._with_retries(request, repeat_conflicts, pending)
         except TimeoutError as error:
             if isinstance(error, VectorDatabaseError):
                 raise
             now_s = asyncio.get_running_loop().time()
-            self._gateways.failed(asked[-1], now_s, reached=True)
+            for index in pending:
+                self._gateways.failed(index, now_s, reached=True)
             raise DeadlineExceeded(
                 f"{request.method} {request.path}: no answer within {options.timeout_s:g} s"
             ) from None
 
     async def _with_retries(
-        self, request: Request, repeat_conflicts: bool, asked: list[int]
+        self, request: Request, repeat_conflicts: bool, pending: set[int]
     ) -> Answer:
-        """See `send`; `asked` gets the index of each gateway that is asked."""
+        """See `send`; `pending` holds the indexes of the gateways whose answer is awaited."""
         gateways, now_s = self._gateways, asyncio.get_running_loop().time
         attempts = self._options.retries + len(gateways)
+        attempted = self._hedged if request.hedged and len(gateways) > 1 else self._try
         doubt: VectorDatabaseError | None = None
         for attempt in range(attempts):
             index = gateways.choose(now_s())
-            asked.append(index)
-            url = gateways.url(index)
-            try:
-                answer = await self._once(url, request)
-                gateways.answered(index)
-                return answer
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                gateways.failed(index, now_s(), reached=False)
-                failure: VectorDatabaseError = Unavailable(
-                    f"cannot reach {url}: {_reason(error)}", retryable=True
-                )
-            except (aiohttp.ClientError, ConnectionError) as error:
-                gateways.failed(index, now_s(), reached=True)
-                if not request.repeatable:
-                    raise OutcomeUnknown(
-                        f"{request.method} {request.path}: the connection broke "
-                        f"({_reason(error)}); the write may or may not be applied"
-                    ) from error
-                failure = doubt = Unavailable(
-                    f"{url} broke the connection ({_reason(error)}); "
-                    "a write may or may not be applied",
-                    retryable=True,
-                )
-            except VectorDatabaseError as error:
-                if isinstance(error, Unavailable):
-                    gateways.failed(index, now_s(), reached=True)
-                if not error.retryable or (isinstance(error, Conflict) and not repeat_conflicts):
-                    raise
-                failure = error
+            outcome = await attempted(index, request, repeat_conflicts, pending)
+            if isinstance(outcome, Answer):
+                return outcome
+            if outcome.in_doubt:
+                doubt = outcome.error
             if attempt + 1 == attempts:
-                raise doubt or failure
-            await asyncio.sleep(self._wait_s(attempt, failure))
+                raise doubt or outcome.error
+            await asyncio.sleep(self._wait_s(attempt, outcome.error))
         raise InternalError("unreachable: every attempt returns or raises")
+
+    async def _hedged(
+        self, index: int, request: Request, repeat_conflicts: bool, pending: set[int]
+    ) -> Answer | _Failure:
+        """The first answer: of the gateway at `index`, and whenever that is late of one more.
+
+        Gateways that are late when another one answers are asked last for a while.
+        """
+        gateways, now_s = self._gateways, asyncio.get_running_loop().time
+        asked: dict[asyncio.Task[Answer | _Failure], int] = {}
+        late: set[asyncio.Task[Answer | _Failure]] = set()
+        another: int | None = index
+        outcome: Answer | _Failure | None = None
+        try:
+            while not isinstance(outcome, Answer):
+                if another is not None:
+                    work = self._try(another, request, repeat_conflicts, pending)
+                    asked[asyncio.create_task(work, name="vector_db_client.try")] = another
+                    another = None
+                is_last = len(asked) == len(gateways)
+                done, _ = await asyncio.wait(
+                    asked,
+                    timeout=None if is_last else self._patience.late_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    late |= asked.keys()
+                    another = gateways.other(asked.values(), now_s())
+                    continue
+                task = done.pop()
+                del asked[task]
+                outcome = task.result()
+                if not asked:
+                    break
+            return outcome
+        finally:
+            for task, index in asked.items():
+                if task in late and not task.done():
+                    gateways.failed(index, now_s(), reached=True)
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _try(
+        self, index: int, request: Request, repeat_conflicts: bool, pending: set[int]
+    ) -> Answer | _Failure:
+        """Ask one gateway once, and note how it did; cancelled, it stays in `pending`.
+
+        :raises VectorDatabaseError: what no other try would change.
+        """
+        gateways, now_s = self._gateways, asyncio.get_running_loop().time
+        url, began_s = gateways.url(index), now_s()
+        pending.add(index)
+        try:
+            answer = await self._once(url, request)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            gateways.failed(index, now_s(), reached=False)
+            outcome = _Failure(Unavailable(f"cannot reach {url}: {_reason(error)}", retryable=True))
+        except (aiohttp.ClientError, ConnectionError) as error:
+            gateways.failed(index, now_s(), reached=True)
+            if not request.repeatable:
+                raise OutcomeUnknown(
+                    f"{request.method} {request.path}: the connection broke "
+                    f"({_reason(error)}); the write may or may not be applied"
+                ) from error
+            broken = Unavailable(
+                f"{url} broke the connection ({_reason(error)}); a write may or may not be applied",
+                retryable=True,
+            )
+            outcome = _Failure(broken, in_doubt=True)
+        except VectorDatabaseError as error:
+            if isinstance(error, Unavailable):
+                gateways.failed(index, now_s(), reached=True)
+            if not error.retryable or (isinstance(error, Conflict) and not repeat_conflicts):
+                raise
+            outcome = _Failure(error)
+        else:
+            gateways.answered(index)
+            if request.hedged:
+                self._patience.took(now_s() - began_s)
+            pending.discard(index)
+            return answer
+        pending.discard(index)
+        return outcome
 
     def _wait_s(self, attempt: int, failure: VectorDatabaseError) -> float:
         """How long before the next try; none if another gateway may do what this one could not."""

@@ -255,3 +255,72 @@ class Delete:
     collection: str
     ids: Sequence[str]
     if_version: IfVersion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCopy:
+    """A shard that a worker copies: bytes that are there, and all of them."""
+
+    bytes_done: int
+    bytes_all: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A shard worker that was heard within the last seconds.
+
+    `ready`: it has recovered. `draining`: it shall hold nothing. `cursor`: how far it has followed
+    the decisions, to be compared with `Cluster.stable_ts`. `shards`: those of which it is a replica
+    by what it knows itself. `copying`: by shard. `simd` and `native`: the vector instructions of
+    its FAISS and of its compiled loops.
+    """
+
+    id: str
+    zone: str
+    ready: bool
+    draining: bool
+    cursor: int
+    shards: tuple[int, ...] = ()
+    copying: Mapping[int, ShardCopy] = field(default_factory=dict)
+    simd: str = ""
+    native: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The cluster as operators see it.
+
+    `shards`: the workers that are replicas of each, `replication_factor` of them where all is as
+    wanted. `joining`: the worker that copies the shard to become one; `leaving`: those that are
+    replicas no longer and still hold it. `draining`: workers that shall hold nothing, heard or not.
+    `answer`: all of it as the server says it.
+    """
+
+    term: int
+    stable_ts: int
+    replication_factor: int
+    workers: tuple[Worker, ...]
+    shards: Mapping[int, tuple[str, ...]]
+    joining: Mapping[int, str]
+    leaving: Mapping[int, tuple[str, ...]]
+    draining: tuple[str, ...]
+    answer: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def worker_ids(self) -> tuple[str, ...]:
+        """All workers that are heard or named, sorted."""
+        placed = (*self.shards.values(), *self.leaving.values(), self.joining.values())
+        named = {worker for workers in placed for worker in workers}
+        return tuple(sorted(named.union(self.draining, (w.id for w in self.workers))))
+
+    def worker(self, id: str) -> Worker | None:
+        """The worker, if it is heard."""
+        return next((worker for worker in self.workers if worker.id == id), None)
+
+    def held_by(self, id: str) -> tuple[int, ...]:
+        """The shards that a worker is a replica of, copies, or has not dropped yet."""
+        heard = self.worker(id)
+        held = {s for s, workers in self.shards.items() if id in workers}
+        held |= {s for s, workers in self.leaving.items() if id in workers}
+        held |= {s for s, worker in self.joining.items() if id == worker}
+        return tuple(sorted(held.union(heard.shards if heard else ())))

@@ -17,6 +17,7 @@ import orjson
 
 from vector_db_client.errors import InternalError, InvalidArgument
 from vector_db_client.values import (
+    Cluster,
     Collection,
     CollectionStats,
     IfVersion,
@@ -24,9 +25,11 @@ from vector_db_client.values import (
     Match,
     Row,
     RowBatch,
+    ShardCopy,
     Vector,
     VectorLike,
     Vectors,
+    Worker,
 )
 
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
@@ -316,6 +319,36 @@ def decode_stats(body: Mapping[str, Any]) -> CollectionStats:
         rows_built=int(building.get("done", 0)),
         bytes_predicted=int(body.get("bytes_predicted", 0)),
         bytes_resident=int(body.get("bytes_resident", 0)),
+    )
+
+
+def decode_cluster(body: Mapping[str, Any]) -> Cluster:
+    """The cluster of an answer."""
+    return Cluster(
+        term=int(body.get("term", 0)),
+        stable_ts=int(body.get("stable_ts", 0)),
+        replication_factor=int(body.get("replication_factor", 0)),
+        workers=tuple(map(_decode_worker, body["workers"])),
+        shards={int(s): tuple(workers) for s, workers in body.get("shards", {}).items()},
+        joining={int(s): str(worker) for s, worker in body.get("joining", {}).items()},
+        leaving={int(s): tuple(workers) for s, workers in body.get("leaving", {}).items()},
+        draining=tuple(body.get("draining", ())),
+        answer=body,
+    )
+
+
+def _decode_worker(body: Mapping[str, Any]) -> Worker:
+    copying = body.get("copying", {}).items()
+    return Worker(
+        id=str(body["id"]),
+        zone=str(body.get("zone", "")),
+        ready=bool(body["ready"]),
+        draining=bool(body.get("draining")),
+        cursor=int(body.get("cursor", 0)),
+        shards=tuple(body.get("shards", ())),
+        copying={int(s): ShardCopy(int(c["bytes_done"]), int(c["bytes_all"])) for s, c in copying},
+        simd=str(body.get("simd", "")),
+        native=str(body.get("native", "")),
     )
 
 

@@ -23,6 +23,8 @@ from aiohttp import web
 
 from tests.unit.client.fake_transactions import Refused, Stored, Transactions
 
+HANG_S = 30.0
+
 
 @dataclass
 class Request:
@@ -39,7 +41,9 @@ class Request:
 class FakeGateway:
     """`script` holds what happens to the next requests, in order: None lets one through, a tuple is
     an error to answer, ``"disconnect"`` cuts the connection before the request is looked at and
-    ``"lost"`` after it is done. `at` holds the same by the end of the path, and comes first."""
+    ``"lost"`` after it is done; ``"hang"`` holds it for long. `at` holds the same by
+    the end of the path, and comes first. `clusters` are what the next looks at the cluster find;
+    the last one stays."""
 
     url: str = ""
     requests: list[Request] = field(default_factory=list)
@@ -48,6 +52,8 @@ class FakeGateway:
     collections: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[str, Stored]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    clusters: list[dict[str, Any]] = field(default_factory=lambda: [{"workers": []}])
+    draining: set[str] = field(default_factory=set)
     clock: int = 100
     in_flight_max: int = 0
     delay_s: float = 0.0
@@ -111,6 +117,7 @@ class FakeGateway:
                 web.get("/v1/transactions/{t}", self._wrap(self.transactions.status)),
                 web.post("/vectors", self._wrap(self.write)),
                 web.get("/v1/cluster", self._wrap(self.cluster)),
+                web.put("/v1/cluster/workers/{w}", self._wrap(self.change_worker)),
             ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -145,6 +152,8 @@ class FakeGateway:
                 step = self._step(request.path)
                 if step == "disconnect":
                     return _cut(request)
+                if step == "hang":
+                    await asyncio.sleep(HANG_S)
                 if step == "html":
                     return web.Response(status=502, text="<h1>Bad gateway</h1>")
                 if isinstance(step, tuple):
@@ -347,7 +356,14 @@ class FakeGateway:
         return {"count": count, "commit_ts": self.clock}
 
     def cluster(self, request: web.Request, body: Any) -> Any:
-        return {"workers": []}
+        return self.clusters.pop(0) if len(self.clusters) > 1 else self.clusters[0]
+
+    def change_worker(self, request: web.Request, body: Any) -> Any:
+        worker, cluster = request.match_info["w"], self.clusters[0]
+        if worker not in [known["id"] for known in cluster["workers"]]:
+            raise LookupError(f"shard worker {worker!r} is not known")
+        self.draining = (self.draining | {worker}) if body["draining"] else self.draining - {worker}
+        return self.cluster(request, body)
 
     def _rows(self, request: web.Request) -> dict[str, Stored]:
         name = request.match_info.get("c", "default")

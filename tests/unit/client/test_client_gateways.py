@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +17,19 @@ from vector_db_client import (
     AsyncVectorDatabaseClient,
     DeadlineExceeded,
     InvalidArgument,
+    NotFound,
     OutcomeUnknown,
     Unavailable,
     VectorDatabaseClient,
 )
 from vector_db_client.commands import export_command
-from vector_db_client.gateways import ASKED_LAST_S, Gateways, checked_urls
+from vector_db_client.gateways import (
+    ASKED_LAST_S,
+    LATE_S_MIN,
+    Gateways,
+    Patience,
+    checked_urls,
+)
 
 X = np.ones((1, 2))
 BUSY = (503, "unavailable", True, "no coordinator leads now")
@@ -103,6 +112,32 @@ def test_late_failures_of_calls_made_before_do_not_move_the_others_on() -> None:
         assert gateways.choose(1.0) == 1
 
 
+def test_another_gateway_is_the_best_that_is_not_busy_and_changes_no_turn() -> None:
+    gateways = Gateways(["a", "b", "c"])
+    assert gateways.choose(0.0) == 0
+    assert [gateways.other(busy, 0.0) for busy in ({0}, {0, 1}, {0, 1, 2})] == [1, 2, None]
+    gateways.failed(1, 0.0, reached=True)
+    assert gateways.other({0}, 0.0) == 2
+    assert gateways.choose(0.0) == 0
+
+
+def test_where_all_reads_are_slow_few_are_late() -> None:
+    patience = Patience()
+    assert patience.late_s == LATE_S_MIN
+    for _ in range(50):
+        patience.took(0.01)
+    assert patience.late_s == LATE_S_MIN
+    for _ in range(50):
+        patience.took(3.0)
+    assert 11.0 < patience.late_s <= 12.0
+    late = 0
+    for turn in range(1000):
+        seconds = 4.0 if turn % 5 == 0 else 0.01
+        late += seconds > patience.late_s
+        patience.took(seconds)
+    assert late <= 250
+
+
 # --- the client -----------------------------------------------------------------------------------
 
 
@@ -173,6 +208,128 @@ def test_the_next_call_after_one_without_an_answer_goes_to_another_gateway(
             client.count()
         client.count()
     assert (len(gateway.requests), len(other.requests)) == (1, 1)
+
+
+def test_a_read_that_a_gateway_does_not_answer_is_asked_of_the_next_one(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    gateway.delay_s = 30.0
+    reads: list[Callable[[VectorDatabaseClient], object]] = [
+        lambda client: client.count(),
+        lambda client: client.fetch(["a"]),
+        lambda client: client.query_similar(X[0]),
+        lambda client: list(client.scroll()),
+        lambda client: client.list_collections(),
+        lambda client: client.cluster(),
+    ]
+    for read in reads:
+        gateway.requests.clear()
+        other.requests.clear()
+        with VectorDatabaseClient([gateway.url, other.url]) as client:
+            started = time.monotonic()
+            read(client)
+            assert LATE_S_MIN <= time.monotonic() - started < 2.0
+            read(client)
+            assert time.monotonic() - started < 2.0, "who was late is asked last"
+        assert (len(gateway.requests), len(other.requests)) == (1, 2)
+
+
+def test_every_gateway_may_be_late_but_the_last(gateway: FakeGateway, other: FakeGateway) -> None:
+    gateway.delay_s = other.delay_s = 30.0
+    third = FakeGateway()
+    third.start()
+    try:
+        urls = [gateway.url, other.url, third.url]
+        with VectorDatabaseClient(urls) as client:
+            started = time.monotonic()
+            client.count()
+            assert time.monotonic() - started < 2.0
+            client.count()
+    finally:
+        third.stop()
+    assert [len(each.requests) for each in (gateway, other, third)] == [1, 1, 2]
+
+
+def test_a_gateway_that_is_late_may_still_answer_first(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    gateway.delay_s, other.delay_s = 1.0, 30.0
+    with VectorDatabaseClient([gateway.url, other.url]) as client:
+        client.count()
+        client.count()
+    assert [len(each.requests) for each in (gateway, other)] == [2, 1]
+
+
+def test_an_unavailable_gateway_does_not_answer_for_one_that_is_late(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    gateway.delay_s = 30.0
+    other.script = [BUSY, None]
+    with VectorDatabaseClient([gateway.url, other.url]) as client:
+        started = time.monotonic()
+        assert client.count().count == 0
+        assert time.monotonic() - started < 3.0
+    assert (len(gateway.requests), len(other.requests)) == (1, 2)
+
+
+def test_an_error_of_the_request_is_the_answer_whoever_gives_it(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    gateway.delay_s = 30.0
+    with VectorDatabaseClient([gateway.url, other.url]) as client:
+        started = time.monotonic()
+        with pytest.raises(NotFound):
+            client.count(collection="nothing")
+        assert time.monotonic() - started < 2.0
+
+
+def test_a_read_of_a_transaction_is_asked_of_the_next_gateway_too(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    # Both ends of one gateway, so that they know the same transactions.
+    other.transactions.by_id = gateway.transactions.by_id
+    with VectorDatabaseClient([gateway.url, other.url]) as client, client.transaction() as t:
+        gateway.at["/count"] = ["hang"]
+        started = time.monotonic()
+        t.count()
+        assert time.monotonic() - started < 2.0
+
+
+@pytest.mark.parametrize("key", [None, "order-7"])
+@pytest.mark.parametrize("mode", ["insert", "upsert"])
+def test_a_write_is_never_asked_of_two_gateways_at_once(
+    gateway: FakeGateway, other: FakeGateway, mode: Any, key: str | None
+) -> None:
+    gateway.delay_s = 1.5
+    with VectorDatabaseClient([gateway.url, other.url]) as client:
+        client.insert_vectors(["a"], X, mode=mode, idempotency_key=key)
+        client.update_metadata("a", {"n": 1}, idempotency_key=None if key is None else "order-8")
+        with client.transaction() as t:
+            t.insert_vectors(["b"], X)
+    assert other.requests == []
+
+
+def test_with_one_gateway_nothing_is_asked_twice(gateway: FakeGateway) -> None:
+    gateway.delay_s = 1.5
+    with VectorDatabaseClient(gateway.url) as client:
+        client.count()
+    assert len(gateway.requests) == 1
+
+
+async def test_a_hedged_read_leaves_no_task_behind(
+    gateway: FakeGateway, other: FakeGateway
+) -> None:
+    gateway.delay_s = 30.0
+    async with AsyncVectorDatabaseClient([gateway.url, other.url]) as client:
+        await client.count()
+        assert len(asyncio.all_tasks()) == 1
+        other.delay_s = 30.0
+        reading = asyncio.ensure_future(client.count())
+        await asyncio.sleep(LATE_S_MIN * 1.5)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert len(asyncio.all_tasks()) == 1
 
 
 async def test_the_asynchronous_client_takes_the_same_urls(gateway: FakeGateway) -> None:

@@ -318,6 +318,8 @@ class MemoryDatabase(MemoryCatalog):
             "shards": {},
             "joining": {},
             "leaving": {},
+            "draining": [],
+            "replication_factor": 1,
             "stable_ts": self.stable_ts,
         }
 

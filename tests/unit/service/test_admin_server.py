@@ -10,10 +10,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
 from vector_db.common.service.health import AdminServer, health_response, readyz_response
-from vector_db.common.service.telemetry import metrics_response, new_registry
+from vector_db.common.service.telemetry import ReadCounter, metrics_response, new_registry
 
 
 class Part:
@@ -83,3 +83,16 @@ async def test_a_port_in_use_raises_and_leaves_nothing_open() -> None:
         with pytest.raises(OSError, match="address already in use"):
             await server.start()
         await server.stop()
+
+
+def test_a_counter_may_be_kept_elsewhere() -> None:
+    registry = CollectorRegistry()
+    kept = [0]
+    ReadCounter("vector_db_kept", "Kept elsewhere", registry, lambda: kept[0])
+    with pytest.raises(ValueError, match="Duplicated"):
+        ReadCounter("vector_db_kept", "Again", registry, lambda: 0)
+    for value in (0, 7):
+        kept[0] = value
+        body, _ = metrics_response(registry)
+        assert b"# TYPE vector_db_kept_total counter" in body
+        assert f"vector_db_kept_total {value}.0" in body.decode()

@@ -7,7 +7,6 @@ import contextlib
 from typing import Any
 
 import structlog
-from prometheus_client import Gauge
 
 from vector_db.common.core.messages import (
     AnyMessage,
@@ -40,6 +39,7 @@ from vector_db.common.service.runtime import Runtime, Service
 from vector_db.coordinator.controller import MEMBER_TIMEOUT_S, Controller, Placing
 from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import ClusterMismatch, HistoryLost, Survey
+from vector_db.coordinator.metrics import CoordinatorMetrics
 from vector_db.coordinator.requests import Requests
 from vector_db.coordinator.term import Term, TermLost
 
@@ -83,12 +83,8 @@ class Coordinator:
         self._waits_for = "the first survey"
         self._wall_base = (self._clock.wall_ms(), self._clock.monotonic_s())
         self._runner: asyncio.Task[None] | None = None
-        self._g_term = Gauge(
-            "vector_db_coordinator_term", "Term that is led, 0 in standby", registry=runtime.metrics
-        )
-        self._g_undecided = Gauge(
-            "vector_db_coordinator_undecided", "Undecided transactions", registry=runtime.metrics
-        )
+        self._controller: Controller | None = None
+        self._metrics = CoordinatorMetrics(runtime.metrics, lambda: self._controller)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -343,19 +339,21 @@ class Coordinator:
     async def _lead(self, sequencer_: Sequencer) -> None:
         term = Term(self._bus, self._id, sequencer_, self._wall_ms)
         requests = Requests(self._bus, term, self._shard_count, self._wanted.factor, self._alive)
-        controller = Controller(term, self._clock, lambda: self._members, self._wanted)
-        self._g_term.set(sequencer_.term)
-        self._g_undecided.set_function(lambda: sequencer_.counts()["undecided"])
+        controller = Controller(
+            term, self._clock, lambda: self._members, self._wanted, self._metrics.moved
+        )
+        self._metrics.term.set(sequencer_.term)
+        self._metrics.undecided.set_function(lambda: sequencer_.counts()["undecided"])
         serving = await self._bus.serve(sequencer(), requests.handle)
         self._log.info("leads", term=sequencer_.term, shards=len(sequencer_.state.replicas))
-        self._term = term
+        self._term, self._controller = term, controller
         self._leading.set()
         try:
             await term.lead(controller.run)
         finally:
             self._stable_ts = max(self._stable_ts, sequencer_.stable_ts)
-            self._term = None
-            self._g_term.set(0)
+            self._term = self._controller = None
+            self._metrics.term.set(0)
             await serving.close()
 
 

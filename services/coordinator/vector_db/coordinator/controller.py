@@ -18,7 +18,7 @@ from vector_db.common.core.messages import Member, Moves
 from vector_db.common.model.errors import Unavailable
 from vector_db.common.model.ids import make_ts
 from vector_db.common.ports import Clock
-from vector_db.coordinator.core.moves import Placement, WorkerFacts
+from vector_db.coordinator.core.moves import Change, Placement, WorkerFacts
 from vector_db.coordinator.core.rebalance import next_placement
 from vector_db.coordinator.term import Placed, Term
 
@@ -37,8 +37,22 @@ class Placing:
     grace_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How things stand, in numbers: replicas of placed shards, and the workers."""
+
+    replicas_wanted: int = 0
+    replicas_held: int = 0
+    replicas_missing: int = 0
+    joins: int = 0
+    workers_alive: int = 0
+    workers_draining: int = 0
+    workers_gone: int = 0
+
+
 class Controller:
-    """Of one term. `heard` gives when each worker was last heard, and its heartbeat."""
+    """Of one term. `heard` gives when each worker was last heard, and its heartbeat; `on_moved`
+    takes the steps that are decided."""
 
     def __init__(
         self,
@@ -46,8 +60,10 @@ class Controller:
         clock: Clock,
         heard: Callable[[], Mapping[str, tuple[float, Member]]],
         wanted: Placing,
+        on_moved: Callable[[tuple[Change, ...]], None],
     ) -> None:
         self._term = term
+        self._on_moved = on_moved
         self._clock = clock
         self._heard = heard
         self._wanted = wanted
@@ -70,12 +86,28 @@ class Controller:
         found = self._next()
         if found is None:
             return None
-        placed, told = found
+        placed, told, changes = found
         for line in told:
             self._log.info("moves replicas", change=line)
+        self._on_moved(changes)
         return placed
 
-    def _next(self) -> tuple[Placed, list[str]] | None:
+    def standing(self) -> Standing:
+        """How things stand now."""
+        state, factor = self._term.state, self._wanted.factor
+        workers = self._facts()
+        held = [sum(workers[w].alive for w in ws) for ws in state.replicas.values()]
+        return Standing(
+            replicas_wanted=factor * len(held),
+            replicas_held=sum(held),
+            replicas_missing=sum(max(0, factor - replicas) for replicas in held),
+            joins=len(state.moves.joining),
+            workers_alive=sum(facts.alive for facts in workers.values()),
+            workers_draining=len(state.moves.draining),
+            workers_gone=sum(workers[w].gone for w in state.workers()),
+        )
+
+    def _next(self) -> tuple[Placed, list[str], tuple[Change, ...]] | None:
         """The next placement, and what is new in it; None: all is as it should be, or waits."""
         sequencer, state = self._term.sequencer, self._term.state
         if not sequencer.placement_settled or not state.replicas:
@@ -86,6 +118,7 @@ class Controller:
             # Any placement has to be confirmed by a majority of every shard.
             return None
         told: list[str] = []
+        changes: tuple[Change, ...] = ()
         moves = state.moves
         if moves.leaving and sequencer.floor_ts() >= sequencer.placement_ts:
             told.append(f"dropped by those that left: shards {sorted(moves.leaving)}")
@@ -98,7 +131,7 @@ class Controller:
         if not told:
             return None
         moves = Moves(dict(now.joining), dict(now.leaving), moves.draining)
-        return (dict(now.replicas), moves), told
+        return (dict(now.replicas), moves), told, changes
 
     def _facts(self) -> dict[str, WorkerFacts]:
         sequencer, state = self._term.sequencer, self._term.state

@@ -105,6 +105,7 @@ class Requests:
             workers=tuple(self._members()),
             aliases=sequencer.state.aliases,
             moves=sequencer.state.moves,
+            replication_factor=self._replication_factor,
         )
 
     async def _create(self, asked: CreateCollectionRequest) -> None:

@@ -292,6 +292,8 @@ class Database(CatalogCalls):
             "shards": {str(s): list(w) for s, w in sorted(view.replicas.items())},
             "joining": {str(s): w for s, w in sorted(moves.joining.items())},
             "leaving": {str(s): list(w) for s, w in sorted(moves.leaving.items())},
+            "draining": list(moves.draining),
+            "replication_factor": 0 if reply is None else reply.replication_factor,
             "workers": [
                 {
                     "id": member.worker,

@@ -14,6 +14,7 @@ from vector_db.common.core.subjects import worker as worker_subject
 from vector_db.common.ports import BusUnavailable, DiskFull, Subscription
 from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
+from vector_db.common.service.telemetry import ReadCounter
 from vector_db.shard.copying import Copier
 from vector_db.shard.handlers import Handlers
 from vector_db.shard.index.opening import use_one_faiss_thread
@@ -177,6 +178,7 @@ class ShardService:
     def _register_metrics(self) -> None:
         registry = self._runtime.metrics
         participant, wal, store = self._participant, self._wal, self._store
+        copier, snapshots = self._copier, self._snapshots
         Gauge(
             "vector_db_shard_undecided", "Undecided parts of transactions", registry=registry
         ).set_function(lambda: participant.counts()["undecided"])
@@ -186,6 +188,24 @@ class ShardService:
         Gauge(
             "vector_db_shard_held_bytes", "Bytes of rows in memory and files", registry=registry
         ).set_function(store.bytes_held)
+        Gauge(
+            "vector_db_shard_shards_held", "Shards of which it is a replica", registry=registry
+        ).set_function(lambda: len(participant.state.shards_of(participant.worker)))
+        Gauge(
+            "vector_db_shard_snapshots", "Snapshots kept for others to copy", registry=registry
+        ).set_function(lambda: len(snapshots))
+        Gauge(
+            "vector_db_shard_copy_bytes_done", "Bytes here of copies under way", registry=registry
+        ).set_function(lambda: sum(done for done, _ in copier.progress().values()))
+        Gauge(
+            "vector_db_shard_copy_bytes_all", "Bytes in all of copies under way", registry=registry
+        ).set_function(lambda: sum(whole for _, whole in copier.progress().values()))
+        ReadCounter(
+            "vector_db_shard_copied_bytes",
+            "Bytes copied from other workers",
+            registry,
+            lambda: copier.copied_bytes,
+        )
 
     def _noted(self) -> None:
         self._maintenance.noted()

@@ -44,6 +44,10 @@ class Snapshots:
         self._made = itertools.count(1)
         self._kept: dict[str, tuple[OutgoingShard, float]] = {}
 
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._kept)
+
     async def take(self, request: SnapshotRequest) -> SnapshotReply:
         """Set a shard aside as of what is stable now, which is past what the request asks for.
 

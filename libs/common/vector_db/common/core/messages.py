@@ -532,7 +532,10 @@ class CatalogRequest(Message, frozen=True):
 
 
 class CatalogReply(Message, frozen=True):
-    """The catalog as decided and durable up to `catalog_ts`."""
+    """The catalog as decided and durable up to `catalog_ts`.
+
+    `replication_factor`: the replicas that each shard should have.
+    """
 
     term: int
     catalog_ts: int
@@ -543,6 +546,7 @@ class CatalogReply(Message, frozen=True):
     workers: tuple[Member, ...]
     aliases: dict[str, int] = {}
     moves: Moves = Moves()
+    replication_factor: int = 0
 
 
 class Member(Message, frozen=True):

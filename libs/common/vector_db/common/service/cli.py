@@ -1,9 +1,9 @@
 """The command `vector-db`.
 
 It must answer quickly, so only the command that was asked for is imported: the services, their
-libraries and the commands of other distributions (entry point group ``vector_db.commands``) load
-when they run. Owns the rule that an expected failure is one line on stderr and exit code 1; a
-usage error exits with 2.
+libraries and the commands of other distributions (entry point group ``vector_db.commands``, each a
+function or a `typer.Typer` with commands of its own) load when they run. Owns the rule that an
+expected failure is one line on stderr and exit code 1; a usage error exits with 2.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
                 function = entries[name].load()
             except ImportError as error:
                 function = _unavailable(name, error)
-            app.command(name)(function)
+            if isinstance(function, typer.Typer):
+                app.add_typer(function, name=name)
+            else:
+                app.command(name)(function)
     return app
 
 

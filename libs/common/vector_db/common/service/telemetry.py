@@ -8,6 +8,7 @@ waits for.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any, TextIO
 
@@ -17,10 +18,13 @@ from prometheus_client import (
     CollectorRegistry,
     GCCollector,
     Info,
+    Metric,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 DISTRIBUTION = "vector-db-common"
 
@@ -99,6 +103,25 @@ def new_registry() -> CollectorRegistry:
         {"version": product_version()}
     )
     return registry
+
+
+class ReadCounter(Collector):
+    """A counter whose value something else keeps; `read` gives it when the metrics are asked for.
+
+    The name is without ``_total``.
+    """
+
+    def __init__(
+        self, name: str, told: str, registry: CollectorRegistry, read: Callable[[], float]
+    ) -> None:
+        self._name, self._told, self._read = name, told, read
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._told)
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._told, value=self._read())
 
 
 def metrics_response(registry: CollectorRegistry) -> tuple[bytes, str]:

@@ -307,7 +307,9 @@ class ClusterAnswer(BaseModel):
     """Workers, placement, term and stable_ts.
 
     `shards`: the workers that hold a replica of each; `joining`: the one that copies it;
-    `leaving`: those that hold it no more and have not dropped it yet.
+    `leaving`: those that hold it no more and have not dropped it yet. `draining` names the workers
+    that shall hold nothing, those too that are not heard; `replication_factor`: the replicas that
+    each shard should have.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -316,6 +318,8 @@ class ClusterAnswer(BaseModel):
     shards: dict[str, list[str]]
     joining: dict[str, str]
     leaving: dict[str, list[str]]
+    draining: list[str]
+    replication_factor: int
     stable_ts: Timestamp
 
 
