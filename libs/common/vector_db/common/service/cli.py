@@ -101,7 +101,10 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
                 function = entries[name].load()
             except ImportError as error:
                 function = _unavailable(name, error)
-            app.command(name)(function)
+            if isinstance(function, typer.Typer):
+                app.add_typer(function, name=name)
+            else:
+                app.command(name)(function)
     return app
 
 

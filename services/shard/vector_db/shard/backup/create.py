@@ -1,0 +1,205 @@
+"""Takes a backup of running workers, over the bus.
+
+Owns the invariant that all of a backup can be read at one commit: the newest that was stable when
+the catalog was asked, with the catalog exactly as it was then. Every shard is set aside at a
+snapshot past it, while the retention window still holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+from collections.abc import Callable
+
+import google_crc32c
+import msgspec
+import structlog
+
+from vector_db.common.core.messages import CatalogReply, CatalogRequest
+from vector_db.common.core.subjects import sequencer
+from vector_db.common.model.collection import Collection
+from vector_db.common.model.errors import StorageCorrupt, Unavailable
+from vector_db.common.model.ids import HIDDEN_PREFIX
+from vector_db.common.ports import Bus, Clock, Disk
+from vector_db.shard.backup.errors import BackupError
+from vector_db.shard.backup.manifest import (
+    TIMELINE_FILE,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    write_manifest,
+)
+from vector_db.shard.backup.transfer import NOT_GIVEN, Pace, Transfer, Transferred
+from vector_db.shard.core.timeline import Timeline
+
+REQUEST_TIMEOUT_S = 5.0
+RETRY_S = 0.5
+SHARDS_AT_ONCE = 2
+
+
+class Creation:
+    """One backup on its way. `disk` is rooted at its directory, which holds nothing yet."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        disk: Disk,
+        clock: Clock,
+        *,
+        bytes_per_s_max: int = 0,
+        patience_s: float = 60.0,
+        expect: Callable[[int], None] = lambda size: None,
+        advance: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        """`bytes_per_s_max` 0: as fast as it goes. What does not answer is asked again, another
+        replica where there is one, for `patience_s`. For `expect` and `advance` see `Transfer`."""
+        self._bus = bus
+        self._disk = disk
+        self._clock = clock
+        self._pace = Pace(clock, bytes_per_s_max)
+        self._patience_s = patience_s
+        self._expect = expect
+        self._advance = advance
+        self._log = structlog.get_logger("vector_db.backup")
+        self._placement: dict[int, tuple[str, ...]] = {}
+        self._done: list[Transferred] = []
+
+    async def run(self, name: str, program: str) -> Manifest:
+        """Copy everything, then write the manifest.
+
+        :param program: the version of this program, for people.
+        :raises BackupError: it cannot be had now, and is none.
+        :raises DiskFull: likewise.
+        """
+        catalog = await self._settled_catalog()
+        commit_ts = catalog.stable_ts
+        collections = {c.id: c for c in catalog.collections if not c.name.startswith(HIDDEN_PREFIX)}
+        shards = sorted({shard for c in collections.values() for shard in c.shards})
+        turns = asyncio.Semaphore(SHARDS_AT_ONCE)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for shard in shards:
+                    group.create_task(self._shard(shard, commit_ts, collections, turns))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        # Decided before a replica could lack its rows, so the sequencer knows of it by now.
+        left = {c.id for c in (await self._catalog()).collections}
+        manifest = self._manifest(
+            name, program, catalog, {i: c for i, c in collections.items() if i in left}
+        )
+        await asyncio.to_thread(write_manifest, self._disk, manifest)
+        return manifest
+
+    def _manifest(
+        self, name: str, program: str, catalog: CatalogReply, collections: dict[int, Collection]
+    ) -> Manifest:
+        """The manifest of what was copied, without collections that were dropped meanwhile."""
+        commit_ts = catalog.stable_ts
+        self._done.sort(key=lambda done: done.entry.shard)
+        # They agree where they reach; the longest one reaches back furthest.
+        longest = max((done.timeline for done in self._done), key=len, default=b"")
+        timeline = Timeline(0.0, longest).pack(commit_ts)
+        self._disk.write_atomic(TIMELINE_FILE, [timeline])
+        files = [FileEntry(TIMELINE_FILE, len(timeline), google_crc32c.value(timeline))]
+        shards: list[ShardEntry] = []
+        for done in self._done:
+            dropped = [p for p in done.entry.slices if p.collection_id not in collections]
+            for part in dropped:
+                shutil.rmtree(self._disk.root / done.directory / str(part.collection_id))
+            gone = tuple(f"{done.directory}/{part.collection_id}/" for part in dropped)
+            files += [file for file in done.files if not file.name.startswith(gone)]
+            kept = tuple(p for p in done.entry.slices if p.collection_id in collections)
+            shards.append(msgspec.structs.replace(done.entry, slices=kept))
+        return Manifest(
+            name=name,
+            cluster_id=next((w.cluster_id for w in catalog.workers if w.cluster_id), ""),
+            program=program,
+            taken_ms=catalog.wall_ms,
+            commit_ts=commit_ts,
+            oldest_ts=max((shard.floor_ts for shard in shards), default=commit_ts),
+            collections=tuple(collections.values()),
+            aliases={a: i for a, i in catalog.aliases.items() if i in collections},
+            shards=tuple(shards),
+            files=tuple(files),
+        )
+
+    async def _shard(
+        self,
+        shard: int,
+        commit_ts: int,
+        collections: dict[int, Collection],
+        turns: asyncio.Semaphore,
+    ) -> None:
+        """Copy one shard from any replica that gives it."""
+        until_s: float | None = None
+        for attempt in itertools.count():
+            async with turns:
+                try:
+                    transfer = self._transfer(shard, attempt, commit_ts, collections)
+                    self._done.append(await transfer.run())
+                    return
+                except (*NOT_GIVEN, StorageCorrupt) as error:
+                    why = str(error) or type(error).__name__
+                    self._log.warning("a shard is not copied yet", shard=shard, error=why)
+                    now_s = self._clock.monotonic_s()
+                    until_s = now_s + self._patience_s if until_s is None else until_s
+                    if now_s >= until_s:
+                        raise BackupError(f"no replica gives shard {shard}: {why}") from error
+                finally:
+                    failed = self._disk.root / _directory(shard, attempt)
+                    if not any(done.directory == _directory(shard, attempt) for done in self._done):
+                        await asyncio.to_thread(shutil.rmtree, failed, ignore_errors=True)
+            await asyncio.sleep(RETRY_S)
+            await self._catalog()
+
+    def _transfer(
+        self, shard: int, attempt: int, commit_ts: int, collections: dict[int, Collection]
+    ) -> Transfer:
+        replicas = self._placement.get(shard, ())
+        if not replicas:
+            raise Unavailable(f"shard {shard} has no replica")
+        return Transfer(
+            bus=self._bus,
+            disk=self._disk,
+            pace=self._pace,
+            shard=shard,
+            # Shards begin with different workers, which share the work.
+            replica=replicas[(shard + attempt) % len(replicas)],
+            commit_ts=commit_ts,
+            collections=collections,
+            directory=_directory(shard, attempt),
+            expect=self._expect,
+            advance=self._advance,
+        )
+
+    async def _settled_catalog(self) -> CatalogReply:
+        """A catalog that is the one of its own stable commit: none of it can be undone, and nothing
+        was decided of it since."""
+        until_s = self._clock.monotonic_s() + self._patience_s
+        while (catalog := await self._catalog()).catalog_ts > catalog.stable_ts:
+            if self._clock.monotonic_s() >= until_s:
+                raise BackupError("the catalog keeps changing")
+            await asyncio.sleep(RETRY_S / 10)
+        return catalog
+
+    async def _catalog(self) -> CatalogReply:
+        """The catalog now; its placement is used from here on."""
+        until_s = self._clock.monotonic_s() + self._patience_s
+        while True:
+            try:
+                reply = await self._bus.request(sequencer(), CatalogRequest(), REQUEST_TIMEOUT_S)
+                if isinstance(reply, CatalogReply):
+                    self._placement = reply.replicas
+                    return reply
+                why = f"a {type(reply).__name__} came"
+            except NOT_GIVEN as error:
+                why = str(error) or type(error).__name__
+            if self._clock.monotonic_s() >= until_s:
+                raise BackupError(f"no coordinator tells the catalog: {why}")
+            await asyncio.sleep(RETRY_S)
+
+
+def _directory(shard: int, attempt: int) -> str:
+    """Each attempt has its own, so that none finds what another left."""
+    return f"shards/{shard}-{attempt}"
