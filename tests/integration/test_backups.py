@@ -17,7 +17,7 @@ from tests.support.contents import Contents, contents
 from tests.support.meshes import Mesh, running_mesh
 from tests.support.processes import clean_environment
 from vector_db.shard.backup.manifest import Manifest, read_manifest
-from vector_db_client import VectorDatabaseClient
+from vector_db_client import IndexOptions, VectorDatabaseClient
 
 DIMENSION = 8
 NAMES = ("a", "b")
@@ -50,11 +50,11 @@ def refusal(*arguments: str) -> str:
 
 @contextmanager
 def cluster(
-    folder: Path, workers: int, **settings: str
+    folder: Path, workers: int, replicas: int = 1
 ) -> Iterator[tuple[Mesh, VectorDatabaseClient]]:
     """A mesh that is ready, and a client of it."""
     with (
-        running_mesh(folder, shards=workers, **settings) as mesh,
+        running_mesh(folder, shards=workers, VECTOR_DB_REPLICATION_FACTOR=str(replicas)) as mesh,
         VectorDatabaseClient(mesh.gateway.url) as client,
     ):
         yield mesh, client
@@ -62,12 +62,12 @@ def cluster(
 
 def fill(client: VectorDatabaseClient, shards: int) -> None:
     """Two collections, one of them with sealed segments, and an idempotency key."""
-    index = {"kind": "hnsw", "m": 24}
+    index = IndexOptions("hnsw", m=24)
     client.create_collection("a", DIMENSION, "cosine", shards=shards, index=index,
                              recall_target=0.9, fields=["n"])  # fmt: skip
     client.create_collection("b", DIMENSION, "euclidean", shards=shards)
     client.set_alias("live", "a")
-    rows = shards * 12_000
+    rows = shards * 10_500
     vectors = np.random.default_rng(1).standard_normal((rows, DIMENSION), dtype=np.float32)
     ids = [f"r{i}" for i in range(rows)]
     client.insert_vectors(ids, vectors, collection="a", idempotency_key="auto")
@@ -100,7 +100,7 @@ def test_a_backup_under_load_is_one_commit_and_restores_into_a_mesh_of_another_s
 ) -> None:
     backups = tmp_path / "backups"
     with cluster(tmp_path / "source", 2) as (mesh, client):
-        fill(client, shards=4)
+        fill(client, shards=2)
         with Churn(mesh.gateway.url, NAMES, DIMENSION, seed=2) as churn:
             early_ts = churn.wait_for_more(40)
             churn.wait_for_more(40)
@@ -142,8 +142,7 @@ def test_a_backup_under_load_is_one_commit_and_restores_into_a_mesh_of_another_s
 
 def test_a_replica_that_is_away_is_replaced_by_another_of_three(tmp_path: Path) -> None:
     backups = tmp_path / "backups"
-    settings = {"VECTOR_DB_REPLICATION_FACTOR": "3"}
-    with cluster(tmp_path / "source", 3, **settings) as (mesh, client):
+    with cluster(tmp_path / "source", 3, replicas=3) as (mesh, client):
         fill(client, shards=3)
         with Churn(mesh.gateway.url, NAMES, DIMENSION, seed=3) as churn:
             churn.wait_for_more(20)

@@ -177,7 +177,7 @@ class Creation:
         """A catalog that is the one of its own stable commit: none of it can be undone, and nothing
         was decided of it since."""
         until_s = self._clock.monotonic_s() + self._patience_s
-        while (catalog := await self._catalog()).catalog_ts > catalog.stable_ts:
+        while not _is_settled(catalog := await self._catalog()):
             if self._clock.monotonic_s() >= until_s:
                 raise BackupError("the catalog keeps changing")
             await asyncio.sleep(RETRY_S / 10)
@@ -198,6 +198,11 @@ class Creation:
             if self._clock.monotonic_s() >= until_s:
                 raise BackupError(f"no coordinator tells the catalog: {why}")
             await asyncio.sleep(RETRY_S)
+
+
+def _is_settled(catalog: CatalogReply) -> bool:
+    """Whether all of it is stable. A term has no stable commit before its takeover is one."""
+    return 0 < catalog.stable_ts >= catalog.catalog_ts
 
 
 def _directory(shard: int, attempt: int) -> str:

@@ -122,9 +122,9 @@ def read_manifest(directory: Path) -> Manifest:
         raise Unfinished(f"the backup {directory} was not finished: no {MANIFEST_FILE}") from None
     try:
         envelope = msgspec.json.decode(text, type=_Envelope)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"the backup {directory} is damaged: {path}: {error}") from None
-    if envelope.kind != _KIND:
+    if envelope.kind != _KIND or envelope.format < 1:
         raise Damaged(f"the backup {directory} is damaged: {path} is no manifest of a backup")
     if envelope.format > FORMAT_VERSION:
         raise NewerFormat(
@@ -134,7 +134,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise Damaged(f"the backup {directory} is damaged: {path} does not match its crc32c")
     try:
         manifest = msgspec.json.decode(envelope.backup, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"the backup {directory} is damaged: {path}: {error}") from None
     for file in manifest.files:
         pure = PurePosixPath(file.name)
