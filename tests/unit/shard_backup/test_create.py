@@ -45,6 +45,10 @@ def without_hidden(state: dict[str, Rows]) -> dict[str, Rows]:
     return {name: rows for name, rows in state.items() if not name.startswith("_")}
 
 
+def rows_of(state: dict[str, Rows]) -> int:
+    return sum(map(len, without_hidden(state).values()))
+
+
 async def test_every_commit_up_to_its_own_can_be_read(cluster: SmallCluster) -> None:
     for _ in range(40):
         cluster.commit()
@@ -54,7 +58,7 @@ async def test_every_commit_up_to_its_own_can_be_read(cluster: SmallCluster) -> 
     assert (manifest.commit_ts, manifest.cluster_id) == (400, "the-cluster")
     assert manifest.collections == (ANIMALS, PLANTS)
     assert manifest.aliases == {"beasts": ANIMALS.id}
-    assert manifest.rows == sum(map(len, without_hidden(cluster.past[400]).values()))
+    assert manifest.rows == rows_of(cluster.past[400])
     parts = [part for shard in manifest.shards for part in shard.slices]
     assert any(p.segments and p.image for p in parts)
     assert any(s.deaths for p in parts for s in p.segments)
@@ -69,12 +73,15 @@ async def test_what_is_committed_while_it_is_taken_is_not_in_it(cluster: SmallCl
 
     def commit_first(message: AnyMessage) -> None:
         if isinstance(message, SnapshotRequest):
-            cluster.commit()
+            rows_before = rows_of(cluster.past[200])
+            while cluster.ts < 210 or rows_of(cluster.past[cluster.ts]) == rows_before:
+                cluster.commit()
 
     for replica in cluster.replicas:
         replica.meddle = commit_first
     manifest = await cluster.backup()
     assert manifest.commit_ts == 200 < min(shard.ts for shard in manifest.shards)
+    assert manifest.rows == rows_of(cluster.past[200])
     assert rows_at(cluster.directory(), manifest, 200) == without_hidden(cluster.past[200])
 
 
@@ -143,6 +150,22 @@ async def test_a_window_that_has_passed_its_commit_makes_no_backup(cluster: Smal
         replica.meddle = pass_by
     with pytest.raises(BackupError, match="VECTOR_DB_RETENTION_S"):
         await cluster.backup()
+
+
+async def test_it_reaches_back_as_far_as_all_of_its_shards_do(cluster: SmallCluster) -> None:
+    for _ in range(20):
+        cluster.commit()
+
+    def rise(message: AnyMessage) -> None:
+        if isinstance(message, SnapshotRequest):
+            for replica in cluster.replicas:
+                replica.timeline.floor_ts += 40
+
+    for replica in cluster.replicas:
+        replica.meddle = rise
+    manifest = await cluster.backup()
+    assert sorted(shard.floor_ts for shard in manifest.shards) == [40, 80]
+    assert manifest.oldest_ts == 80
 
 
 async def test_a_catalog_that_is_not_stable_is_not_backed_up(cluster: SmallCluster) -> None:
