@@ -127,7 +127,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         print(f"vector-db: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("vector-db: interrupted", file=sys.stderr)
+        print("vector-db: interrupted; rows already written stay", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -295,7 +295,9 @@ async def _restore(
     collections = chosen(manifest, commit_ts, names)
     started_s = time.perf_counter()
     try:
-        transport = Transport(Options(checked_urls(url or DEFAULT_URL), api_key, timeout_s=120))
+        transport = Transport(
+            Options(checked_urls(url or DEFAULT_URL), api_key, timeout_s=120, retries=10)
+        )
         try:
             restore = Restore(
                 directory,

@@ -88,7 +88,8 @@ class Creation:
         manifest = self._manifest(
             name, program, catalog, {i: c for i, c in collections.items() if i in left}
         )
-        await asyncio.to_thread(write_manifest, self._disk, manifest)
+        # Not in a thread, which would go on when this is cancelled.
+        write_manifest(self._disk, manifest)
         return manifest
 
     def _manifest(
