@@ -19,6 +19,8 @@ from vector_db.common.core.messages import (
     Member,
     SnapshotRead,
     SnapshotRequest,
+    StrongReply,
+    StrongRequest,
 )
 from vector_db.common.core.subjects import sequencer, worker
 from vector_db.common.model.collection import Collection, Metric
@@ -79,6 +81,8 @@ class SmallCluster:
         self.replicas = [Replica(PosixDisk(folder / name), name, pool) for name in ("w1", "w2")]
         self.collections: tuple[Collection, ...] = (ANIMALS, PLANTS, HIDDEN)
         self.catalog_ts = 3
+        self.stale: list[CatalogReply] = []
+        """Answered in place of the catalog, the last one first: by a sequencer that was deposed."""
         self.ts = 0
         self.past: dict[int, dict[str, Rows]] = {0: {c.name: {} for c in self.collections}}
         self._rng = np.random.default_rng(5)
@@ -86,9 +90,15 @@ class SmallCluster:
     async def serve(self) -> None:
         for replica in self.replicas:
             await self.bus.serve(worker(replica.worker), replica.handle)
-        await self.bus.serve(sequencer(), self._catalog)
+        await self.bus.serve(sequencer(), self._answer)
 
-    async def _catalog(self, message: AnyMessage) -> AnyMessage:
+    async def _answer(self, message: AnyMessage) -> AnyMessage:
+        if isinstance(message, StrongRequest):
+            return StrongReply(1, self.ts)
+        return self.stale.pop() if self.stale else self.catalog()
+
+    def catalog(self) -> CatalogReply:
+        """As it is now."""
         names = tuple(r.worker for r in self.replicas)
         return CatalogReply(
             term=1,

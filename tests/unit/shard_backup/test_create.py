@@ -138,6 +138,25 @@ async def test_a_collection_that_is_dropped_meanwhile_is_left_out(cluster: Small
     assert names == set(PosixDisk(cluster.directory()).names()) - {"manifest.json"}
 
 
+async def test_a_deposed_sequencer_is_not_believed(cluster: SmallCluster) -> None:
+    for _ in range(10):
+        cluster.commit()
+    cluster.stale = [cluster.catalog()]
+    cluster.commit()
+
+    def drop(message: AnyMessage) -> None:
+        if isinstance(message, SnapshotRequest) and len(cluster.collections) > 1:
+            cluster.stale = [cluster.catalog()]
+            cluster.collections = (ANIMALS,)
+            cluster.commit()
+
+    for replica in cluster.replicas:
+        replica.meddle = drop
+    manifest = await cluster.backup()
+    assert cluster.stale == []
+    assert (manifest.commit_ts, manifest.collections) == (110, (ANIMALS,))
+
+
 async def test_a_window_that_has_passed_its_commit_makes_no_backup(cluster: SmallCluster) -> None:
     for _ in range(20):
         cluster.commit()

@@ -1,8 +1,8 @@
 """Takes a backup of running workers, over the bus.
 
-Owns the invariant that all of a backup can be read at one commit: the newest that was stable when
-the catalog was asked, with the catalog exactly as it was then. Every shard is set aside at a
-snapshot past it, while the retention window still holds it.
+Owns the invariant that all of a backup can be read at one commit, which has all that was
+acknowledged before it began, and that its catalog is exactly the one of that commit. Every
+shard is set aside at a snapshot past it, while the retention window still holds it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,19 @@ import asyncio
 import itertools
 import shutil
 from collections.abc import Callable
+from typing import TypeVar
 
 import google_crc32c
 import msgspec
 import structlog
 
-from vector_db.common.core.messages import CatalogReply, CatalogRequest
+from vector_db.common.core.messages import (
+    AnyMessage,
+    CatalogReply,
+    CatalogRequest,
+    StrongReply,
+    StrongRequest,
+)
 from vector_db.common.core.subjects import sequencer
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import StorageCorrupt, Unavailable
@@ -33,9 +40,11 @@ from vector_db.shard.backup.manifest import (
 from vector_db.shard.backup.transfer import NOT_GIVEN, Pace, Transfer, Transferred
 from vector_db.shard.core.timeline import Timeline
 
-REQUEST_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 10.0
 RETRY_S = 0.5
 SHARDS_AT_ONCE = 2
+
+R = TypeVar("R", CatalogReply, StrongReply)
 
 
 class Creation:
@@ -83,8 +92,9 @@ class Creation:
                     group.create_task(self._shard(shard, commit_ts, collections, turns))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
-        # Decided before a replica could lack its rows, so the sequencer knows of it by now.
-        left = {c.id for c in (await self._catalog()).collections}
+        # A drop that left rows out of a snapshot is not newer than the snapshot.
+        reached = max((done.entry.ts for done in self._done), default=commit_ts)
+        left = {c.id for c in (await self._catalog_at(reached)).collections}
         manifest = self._manifest(
             name, program, catalog, {i: c for i, c in collections.items() if i in left}
         )
@@ -176,28 +186,46 @@ class Creation:
 
     async def _settled_catalog(self) -> CatalogReply:
         """A catalog that is the one of its own stable commit: none of it can be undone, and nothing
-        was decided of it since."""
+        was decided of it since. The commit has all that was acknowledged before."""
+        strong = await self._ask(StrongRequest(), StrongReply)
         until_s = self._clock.monotonic_s() + self._patience_s
-        while not _is_settled(catalog := await self._catalog()):
+        while not _is_settled(catalog := await self._catalog_at(strong.stable_ts)):
             if self._clock.monotonic_s() >= until_s:
                 raise BackupError("the catalog keeps changing")
             await asyncio.sleep(RETRY_S / 10)
         return catalog
 
+    async def _catalog_at(self, ts: int) -> CatalogReply:
+        """The catalog with everything up to `ts`: a sequencer that was deposed may still answer."""
+        until_s = self._clock.monotonic_s() + self._patience_s
+        while (catalog := await self._catalog()).stable_ts < ts:
+            if self._clock.monotonic_s() >= until_s:
+                raise BackupError(f"no coordinator is stable up to commit {ts}")
+            await asyncio.sleep(RETRY_S / 10)
+        return catalog
+
     async def _catalog(self) -> CatalogReply:
         """The catalog now; its placement is used from here on."""
+        catalog = await self._ask(CatalogRequest(), CatalogReply)
+        self._placement = catalog.replicas
+        return catalog
+
+    async def _ask(self, request: AnyMessage, kind: type[R]) -> R:
+        """What the sequencer answers.
+
+        :raises BackupError: nothing, for long.
+        """
         until_s = self._clock.monotonic_s() + self._patience_s
         while True:
             try:
-                reply = await self._bus.request(sequencer(), CatalogRequest(), REQUEST_TIMEOUT_S)
-                if isinstance(reply, CatalogReply):
-                    self._placement = reply.replicas
+                reply = await self._bus.request(sequencer(), request, REQUEST_TIMEOUT_S)
+                if isinstance(reply, kind):
                     return reply
                 why = f"a {type(reply).__name__} came"
             except NOT_GIVEN as error:
                 why = str(error) or type(error).__name__
             if self._clock.monotonic_s() >= until_s:
-                raise BackupError(f"no coordinator tells the catalog: {why}")
+                raise BackupError(f"no coordinator answers: {why}")
             await asyncio.sleep(RETRY_S)
 
 
