@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -103,12 +104,16 @@ def test_a_backup_under_load_is_one_commit_and_restores_into_a_mesh_of_another_s
         fill(client, shards=2)
         with Churn(mesh.gateway.url, NAMES, DIMENSION, seed=2) as churn:
             early_ts = churn.wait_for_more(40)
-            churn.wait_for_more(40)
+            churn.wait_for_more(20)
+            early_time = datetime.now(UTC)
+            acknowledged_ts = churn.wait_for_more(20)
             manifest = create(mesh, backups, "one")
             churn.wait_for_more(20)
         expected, early = everything(client, manifest.commit_ts), everything(client, early_ts)
         wanted = options(client)
-        assert early_ts < manifest.commit_ts < churn.commits[-1]
+        assert early_ts < acknowledged_ts <= manifest.commit_ts < churn.commits[-1]
+        early_b = contents(client, "b", early_time)
+        assert early_b != expected["b"]
         assert expected != early != now(client) != expected
         overwritten = [i for i, row in early["a"].items() if expected["a"].get(i) != row]
         deleted = early["a"].keys() - expected["a"].keys()
@@ -138,6 +143,15 @@ def test_a_backup_under_load_is_one_commit_and_restores_into_a_mesh_of_another_s
         succeed("restore", str(backups), "one", "--url", url, "-c", "a", "--at", str(early_ts))
         assert now(client) == {"a": early["a"], "b": expected["b"]}
         assert client.get_collection("a").shards == 3
+
+        client.delete_collection("b")
+        succeed(
+            "restore", str(backups), "one", "--url", url, "-c", "b", "--at", early_time.isoformat()
+        )
+        assert now(client) == {"a": early["a"], "b": early_b}
+        assert "taken before that time" in refusal(
+            "restore", str(backups), "one", "--url", url, "--at", "2100-01-01T00:00:00Z"
+        )
 
 
 def test_a_replica_that_is_away_is_replaced_by_another_of_three(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -12,8 +13,10 @@ Contents = dict[str, tuple[bytes, bytes | None]]
 """Id → (bytes of the vector, metadata as JSON)."""
 
 
-def contents(client: VectorDatabaseClient, collection: str, as_of: int | None = None) -> Contents:
-    """Every row of a collection right after a commit, or now."""
+def contents(
+    client: VectorDatabaseClient, collection: str, as_of: int | datetime | None = None
+) -> Contents:
+    """Every row of a collection right after a commit, at a time, or now."""
     at: dict[str, Any] = {"consistency": "strong"} if as_of is None else {"as_of": as_of}
     found: Contents = {}
     for row in client.scroll(collection=collection, **at):
