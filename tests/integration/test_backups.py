@@ -22,13 +22,14 @@ from vector_db_client import IndexOptions, VectorDatabaseClient
 
 DIMENSION = 8
 NAMES = ("a", "b")
+COMMAND = [sys.executable, "-m", "vector_db.common.service.cli", "backup"]
 SEALED_S_MAX = 60.0
 
 
 def backup(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """One run of ``vector-db backup``."""
     return subprocess.run(
-        [sys.executable, "-m", "vector_db.common.service.cli", "backup", *arguments],
+        [*COMMAND, *arguments],
         env=clean_environment(**settings),
         capture_output=True,
         text=True,
@@ -154,7 +155,25 @@ def test_a_backup_under_load_is_one_commit_and_restores_into_a_mesh_of_another_s
         )
 
 
-def test_a_replica_that_is_away_is_replaced_by_another_of_three(tmp_path: Path) -> None:
+def cut_off_restore(client: VectorDatabaseClient, arguments: list[str]) -> None:
+    """Begin a restore, and kill it once it has written rows."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments], env=clean_environment(), stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            while process.poll() is None and not written(client):
+                time.sleep(0.01)
+        finally:
+            process.kill()
+    assert written(client)
+
+
+def written(client: VectorDatabaseClient) -> int:
+    """Rows that are there."""
+    return sum(client.count(collection=c.name).count for c in client.list_collections())
+
+
+def test_another_of_three_replicas_is_asked_and_a_restore_may_be_cut_off(tmp_path: Path) -> None:
     backups = tmp_path / "backups"
     with cluster(tmp_path / "source", 3, replicas=3) as (mesh, client):
         fill(client, shards=3)
@@ -166,7 +185,10 @@ def test_a_replica_that_is_away_is_replaced_by_another_of_three(tmp_path: Path) 
         expected = everything(client, manifest.commit_ts)
     assert len({shard.worker for shard in manifest.shards}) == 2
     with cluster(tmp_path / "target", 1) as (mesh, client):
-        succeed("restore", str(backups), "one", "--url", mesh.gateway.url)
+        restore = ["restore", str(backups), "one", "--url", mesh.gateway.url]
+        cut_off_restore(client, restore)
+        assert "exists already" in refusal(*restore)
+        succeed(*restore, "--into-existing")
         assert now(client) == expected
         assert len(expected["a"]) > IDS
 

@@ -1,3 +1,5 @@
+"""A small cluster that serves, for the tests of backups."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
