@@ -27,6 +27,7 @@ class Mesh:
     ) -> None:
         settings["VECTOR_DB_NATS_URL"] = nats_url
         self._folder, self._settings = folder, settings
+        self.nats_url = nats_url
         self.shards = [self._shard(i) for i in range(shards)]
         self.coordinators = [
             Service("coordinator", folder / f"coordinator{i}", **settings)

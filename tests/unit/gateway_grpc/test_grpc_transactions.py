@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.unit.gateway_rest.memory_transactions import EPOCH_MS, TICK_MS
-from vector_db.gateway.core.times import TS_MAX, to_rfc3339
+from vector_db.common.model.times import TS_MAX, to_rfc3339
 from vector_db.v1 import vector_db_pb2 as pb
 
 MISMATCH, INVALID = "idempotency_mismatch", "invalid_argument"

@@ -13,9 +13,9 @@ from tests.unit.gateway_rest.conftest import Rest
 from tests.unit.gateway_rest.memory_transactions import EPOCH_MS, TICK_MS
 from vector_db.common.model.errors import InvalidArgument
 from vector_db.common.model.limits import Limits
+from vector_db.common.model.times import TS_MAX, to_rfc3339
 from vector_db.gateway.arrow import decode_arrow
 from vector_db.gateway.core.requests import Consistency
-from vector_db.gateway.core.times import TS_MAX, to_rfc3339
 
 WORDS = "/v1/collections/words"
 ROWS = f"{WORDS}/vectors"

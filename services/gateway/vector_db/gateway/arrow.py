@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vector_db.common.model.errors import InvalidArgument
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32, I64
+from vector_db.common.model.times import TS_MAX
 from vector_db.gateway.arrow_bounds import check_expansion
 from vector_db.gateway.core.requests import RowsIn
 from vector_db.gateway.core.rows import (
@@ -27,7 +28,6 @@ from vector_db.gateway.core.rows import (
     check_row_count,
     compact_metadata,
 )
-from vector_db.gateway.core.times import TS_MAX
 
 _WHERE = "rows"
 _COLUMNS = frozenset(("id", "vector", "metadata", "if_version"))

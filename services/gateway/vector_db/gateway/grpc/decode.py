@@ -21,6 +21,7 @@ from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.ids import validate_collection_name, validate_id
 from vector_db.common.model.limits import ALIASES_MAX, Limits
 from vector_db.common.model.rows import F32, I64
+from vector_db.common.model.times import TS_MAX, parse_rfc3339
 from vector_db.gateway.core.query_options import (
     check_batch,
     check_cursor,
@@ -46,7 +47,6 @@ from vector_db.gateway.core.rows import (
     check_row_count,
     compact_metadata,
 )
-from vector_db.gateway.core.times import TS_MAX, parse_rfc3339
 from vector_db.v1 import vector_db_pb2 as pb
 
 DEFAULT_COLLECTION = "default"

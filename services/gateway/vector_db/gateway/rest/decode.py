@@ -19,6 +19,7 @@ from vector_db.common.model.errors import InvalidArgument, VectorDBError
 from vector_db.common.model.ids import validate_id
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import F32
+from vector_db.common.model.times import TS_MAX, parse_rfc3339
 from vector_db.gateway.core.query_options import (
     check_batch,
     check_cursor,
@@ -27,7 +28,6 @@ from vector_db.gateway.core.query_options import (
     k_of,
 )
 from vector_db.gateway.core.requests import Consistency, Delete, Mode, Query, Upsert
-from vector_db.gateway.core.times import TS_MAX, parse_rfc3339
 from vector_db.gateway.rest import models
 from vector_db.gateway.rest.fields import ReadContext
 from vector_db.gateway.rest.json_reader import JsonReader

@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from vector_db.common.model.collection import Collection, Metric
+from vector_db.common.model.times import to_rfc3339
 from vector_db.gateway.core.distance import distance_of
 from vector_db.gateway.core.requests import (
     CollectionStats,
@@ -24,7 +25,6 @@ from vector_db.gateway.core.requests import (
     Rows,
     WriteResult,
 )
-from vector_db.gateway.core.times import to_rfc3339
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 

@@ -23,6 +23,7 @@ from vector_db.common.model.ids import validate_collection_name, validate_id
 from vector_db.common.model.limits import ALIASES_MAX, INDEXED_FIELDS_MAX, Limits
 from vector_db.common.model.options import check_fields
 from vector_db.common.model.rows import F32, I64
+from vector_db.common.model.times import TS_MAX, parse_rfc3339
 from vector_db.gateway.core.requests import Consistency
 from vector_db.gateway.core.rows import (
     check_distinct,
@@ -30,7 +31,6 @@ from vector_db.gateway.core.rows import (
     check_ids,
     check_row_count,
 )
-from vector_db.gateway.core.times import TS_MAX, parse_rfc3339
 from vector_db.gateway.rest.json_reader import (
     FILTER_BYTES_MAX,
     Lazy,

@@ -15,9 +15,9 @@ from aiohttp import web
 
 from vector_db.common.model.errors import InvalidArgument
 from vector_db.common.model.rows import I64
+from vector_db.common.model.times import TS_MAX
 from vector_db.gateway.core.request_hash import idempotency
 from vector_db.gateway.core.requests import Idempotency
-from vector_db.gateway.core.times import TS_MAX
 
 TRANSACTION: Final = "Transaction"
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"

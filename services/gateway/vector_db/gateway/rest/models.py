@@ -23,8 +23,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from vector_db.common.model.rows import F32, I64
+from vector_db.common.model.times import TS_MAX
 from vector_db.gateway.core import query_options, requests
-from vector_db.gateway.core.times import TS_MAX
 from vector_db.gateway.rest import fields
 from vector_db.gateway.rest.row_reader import GivenRows
 

@@ -13,6 +13,7 @@ import simdjson
 from vector_db.common.model.errors import InvalidArgument
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import I64
+from vector_db.common.model.times import TS_MAX
 from vector_db.gateway.core.requests import RowsIn
 from vector_db.gateway.core.rows import (
     check_distinct,
@@ -21,7 +22,6 @@ from vector_db.gateway.core.rows import (
     check_row_count,
     dump_metadata,
 )
-from vector_db.gateway.core.times import TS_MAX
 from vector_db.gateway.rest.json_reader import Floats, Lazy, narrow, read_numbers, to_plain
 
 _FIELDS = frozenset(("id", "dimensions", "metadata", "if_version"))

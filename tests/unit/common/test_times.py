@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vector_db.common.model.errors import InvalidArgument
-from vector_db.gateway.core.times import parse_rfc3339, to_rfc3339
+from vector_db.common.model.times import parse_rfc3339, to_rfc3339
 
 DAY_MS = 86_400_000
 
