@@ -12,7 +12,7 @@ SOURCES := $(wildcard libs services tests bench examples)
 NATIVE := $(wildcard services/shard/native/*)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
-.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-moves bench-engine bench-peers crash mesh damage differential clean
+.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-moves bench-engine bench-peers bench-scaling crash mesh damage differential clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench-engine: venv ## A large collection beside raw FAISS, in process and over R
 
 bench-peers: venv ## The same rows in other databases, each in an environment of its own (under an hour)
 	$(BIN)/python -m bench.peers
+
+bench-scaling: venv ## What many workers would cost and do, from what few are measured to (docs/scaling.md)
+	$(BIN)/python -m bench.scaling
 
 crash: venv ## Kill and pause services under load, check all that clients saw (ROUNDS=200 SEED=n)
 	@$(BIN)/python -m tests.crash
