@@ -78,6 +78,22 @@ def standing(coordinator: Service) -> tuple[float, ...]:
     return tuple(told[COORDINATOR + name] for name in STANDING)
 
 
+def wait_standing(coordinator: Service, wanted: tuple[float, ...]) -> None:
+    """Until the metrics say so: they follow a placement a moment later."""
+    until = time.monotonic() + SETTLED_S_MAX
+    while standing(coordinator) != wanted:
+        assert time.monotonic() < until, standing(coordinator)
+        time.sleep(0.05)
+
+
+def wait_told(service: Service, metric: str, wanted: float) -> None:
+    """Until a metric of a service has the value."""
+    until = time.monotonic() + SETTLED_S_MAX
+    while (told := service.metrics()[metric]) != wanted:
+        assert time.monotonic() < until, (metric, told)
+        time.sleep(0.05)
+
+
 def moves(coordinator: Service) -> dict[str, float]:
     """Steps of moves by kind."""
     kinds = ("join", "promote", "remove", "cancel")
@@ -87,7 +103,7 @@ def moves(coordinator: Service) -> dict[str, float]:
 
 def test_a_worker_is_drained_under_load_and_the_metrics_tell(mesh: Mesh) -> None:
     url, coordinator = mesh.gateway.url, mesh.coordinator
-    assert standing(coordinator) == (0, 0, 0, 0, 1, 0, 0)
+    wait_standing(coordinator, (0, 0, 0, 0, 1, 0, 0))
     body = {"name": "c", "dimension": 3, "metric": "euclidean", "shards": SHARDS}
     mesh.gateway.call("/v1/collections", body)
     assert moves(coordinator) == {"join": 0, "promote": 0, "remove": 0, "cancel": 0}
@@ -98,11 +114,10 @@ def test_a_worker_is_drained_under_load_and_the_metrics_tell(mesh: Mesh) -> None
         before = moves(coordinator)
         assert before["join"] - before["cancel"] == before["promote"] == before["remove"] >= 4
         for added in (second, third):
-            told = added.metrics()
-            assert told["vector_db_shard_shards_held"] == 2
-            assert told["vector_db_shard_copied_bytes_total"] > 0
-            assert told["vector_db_shard_copy_bytes_all"] == 0
-        assert standing(coordinator) == (SHARDS, SHARDS, 0, 0, 3, 0, 0)
+            wait_told(added, "vector_db_shard_shards_held", 2)
+            wait_told(added, "vector_db_shard_copy_bytes_all", 0)
+            assert added.metrics()["vector_db_shard_copied_bytes_total"] > 0
+        wait_standing(coordinator, (SHARDS, SHARDS, 0, 0, 3, 0, 0))
 
         victim = worker_of(second)
         drained = vector_db("drain", victim[:8], url=url)
@@ -114,9 +129,9 @@ def test_a_worker_is_drained_under_load_and_the_metrics_tell(mesh: Mesh) -> None
         after = wait_for(url, lambda cluster: True)
         assert after.held_by(victim) == ()
         assert after.draining == (victim,)
-        assert second.metrics()["vector_db_shard_shards_held"] == 0
+        wait_told(second, "vector_db_shard_shards_held", 0)
         assert moves(coordinator)["remove"] == before["remove"] + 2
-        assert standing(coordinator) == (SHARDS, SHARDS, 0, 0, 3, 1, 0)
+        wait_standing(coordinator, (SHARDS, SHARDS, 0, 0, 3, 1, 0))
 
         assert "draining" in vector_db("status", url=url).stdout
         again = vector_db("drain", victim, url=url)
@@ -146,10 +161,7 @@ def test_the_status_of_a_mesh(mesh: Mesh) -> None:
     wait_for(gateway.url, lambda cluster: not cluster.workers)
     assert f"{only[:8]} " in (silent := vector_db("status", url=gateway.url).stdout)
     assert "not heard" in silent
-    until = time.monotonic() + SETTLED_S_MAX
-    while standing(mesh.coordinator) != (2, 0, 2, 0, 0, 0, 1):
-        assert time.monotonic() < until, standing(mesh.coordinator)
-        time.sleep(0.05)
+    wait_standing(mesh.coordinator, (2, 0, 2, 0, 0, 0, 1))
 
 
 def test_status_is_watched_on_a_terminal_until_ctrl_c(mesh: Mesh) -> None:
