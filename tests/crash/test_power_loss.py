@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.acknowledged import Load, Lost
 from tests.support.cluster import LOSSY_MODULE, Cluster
-from tests.support.processes import Service, tests_on_path
+from tests.support.processes import Service, with_tests_on_path
 
 CUTS = int(os.environ.get("VECTOR_DB_TEST_POWER_CUTS", "0"))
 BATCHES = 40
@@ -24,7 +24,7 @@ BATCHES = 40
 
 def everything(folder: Path, **settings: str) -> Service:
     """The whole product in one process, with its broker, over a lossy disk."""
-    server = Service("all", folder, **tests_on_path(), **settings)
+    server = Service("all", folder, **with_tests_on_path(), **settings)
     server.module = LOSSY_MODULE
     return server
 

@@ -21,7 +21,7 @@ from tests.mesh.links import CLEAR, HOST
 from tests.mesh.proxy import Proxy
 from tests.support.named_mesh import NamedMesh
 from tests.support.nats_cluster import NatsCluster
-from tests.support.processes import Service, tests_on_path
+from tests.support.processes import Service, with_tests_on_path
 from tests.support.slow_process import CONTROL, SLOW_MODULE
 from vector_db.common.adapters.nats_server import NatsServer
 
@@ -71,7 +71,7 @@ class FaultyMesh(NamedMesh):
         }
         if which != "shard":
             return Service(which, self._folder / name, **settings)
-        service = Service(which, self._folder / name, **settings, **tests_on_path())
+        service = Service(which, self._folder / name, **settings, **with_tests_on_path())
         service.module = SLOW_MODULE
         return service
 

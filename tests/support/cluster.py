@@ -8,13 +8,13 @@ import signal
 from pathlib import Path
 
 from tests.support.acknowledged import COLLECTION, Load
-from tests.support.processes import Service, tests_on_path
+from tests.support.processes import Service, with_tests_on_path
 from vector_db.common.adapters.nats_server import NatsServer
 
 BACK_S = 15.0
 """How soon writes go on after a loss."""
 LOSSY_MODULE = "tests.support.lossy_process"
-"""`Service.module` of a process over `LossyDisk`; it needs `tests_on_path`."""
+"""`Service.module` of a process over `LossyDisk`; it needs `with_tests_on_path`."""
 
 
 class Cluster:
@@ -32,7 +32,7 @@ class Cluster:
         self.runner.run(self.nats.start())
         url = {"VECTOR_DB_NATS_URL": self.nats.url, **settings}
         if lossy:
-            url |= tests_on_path()
+            url |= with_tests_on_path()
         self.shards = [Service("shard", folder / f"shard{i}", **url) for i in range(workers)]
         self.coordinator = Service("coordinator", folder / "coordinator", **url)
         self.gateway = Service("gateway", folder / "gateway", **url)

@@ -39,7 +39,7 @@ def clean_environment(**settings: str) -> dict[str, str]:
     return kept | settings
 
 
-def tests_on_path() -> dict[str, str]:
+def with_tests_on_path() -> dict[str, str]:
     """The environment in which a `Service.module` out of these tests is found."""
     return {"PYTHONPATH": f"{Path(__file__).parents[2]}:{os.environ.get('PYTHONPATH', '')}"}
 

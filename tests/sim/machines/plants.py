@@ -277,7 +277,7 @@ PLANTS = (
     Plant("PREPARE without its term", "old PREPAREs are voted on in a new term",
           ONE_REPLICA, 3, _prepare_without_term),
     Plant("vote without its term", "votes that were given to another sequencer count",
-          ONE_REPLICA, 1, _vote_without_term),
+          ONE_REPLICA, 14, _vote_without_term),
     Plant("abort told early", "a new term is taken for an abort before it is durable",
           THREE_REPLICAS, 1, _abort_told_early),
     Plant("acknowledged by one of three", "one replica's fsync is enough",
