@@ -20,6 +20,12 @@ from vector_db.common.core.messages import StrongReply
 from vector_db.common.core.subjects import LogName
 from vector_db.common.ports import BusTimeout, BusUnavailable, LogMissing, NoResponders
 
+# nats-py drops the stream of a try to reconnect that it gives up; Python says so in its own time.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function StreamWriter.__del__"
+    ":pytest.PytestUnraisableExceptionWarning"
+)
+
 ELECTED_S = 15.0
 """An election takes up to 9 s."""
 OTHER = LogName("OTHER_LOG", "other.log")
