@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 from bench.common import print_table
 from bench.scaling import fit, work
@@ -78,24 +79,25 @@ def error(predicted: float, measured: float) -> str:
     return f"{100 * (predicted / measured - 1):+.0f} %"
 
 
+def _shapes() -> Iterator[tuple[int, int, int, int]]:
+    """(dimension, rows, replicas, workers) of every mesh that the model is asked for."""
+    for mesh in itertools.product((128, 768), SIZES, (1, 3), WORKERS):
+        _, _, replicas, workers = mesh
+        if workers >= replicas:
+            yield mesh
+
+
 def memory(constants: Constants) -> None:
     """Bytes of a worker for every size that the model is asked for."""
     rows = []
-    for dimension in (128, 768):
-        for total in SIZES:
-            for replicas in (1, 3):
-                for workers in WORKERS:
-                    if workers < replicas:
-                        continue
-                    shape = Shape(workers, replicas, total, dimension)
-                    one = bytes_of(shape, constants)
-                    rows.append([
-                        f"{total / 1e6:,.0f} M", str(dimension), str(replicas), str(workers),
-                        f"{one.memory / _GIB:,.1f}", f"{one.cache / _GIB:,.1f}",
-                        f"{one.disk / _GIB:,.1f}", f"{one.disk_peak / _GIB:,.1f}",
-                        f"{workers * one.memory / _GIB:,.0f}",
-                        f"{workers * one.disk / _GIB:,.0f}",
-                    ])  # fmt: skip
+    for dimension, total, replicas, workers in _shapes():
+        one = bytes_of(Shape(workers, replicas, total, dimension), constants)
+        rows.append([
+            f"{total / 1e6:,.0f} M", str(dimension), str(replicas), str(workers),
+            f"{one.memory / _GIB:,.1f}", f"{one.cache / _GIB:,.1f}",
+            f"{one.disk / _GIB:,.1f}", f"{one.disk_peak / _GIB:,.1f}",
+            f"{workers * one.memory / _GIB:,.0f}", f"{workers * one.disk / _GIB:,.0f}",
+        ])  # fmt: skip
     header = ["rows", "dim", "replicas", "workers", "memory", "cache", "disk", "peak",
               "all memory", "all disk"]  # fmt: skip
     print_table("GiB a worker, and of all", header, rows, frozenset())
@@ -104,15 +106,10 @@ def memory(constants: Constants) -> None:
 def speed(constants: Constants) -> None:
     """Rates at which something is full, and latencies at half of the rate."""
     rows = []
-    for dimension in (128, 768):
-        for total in SIZES:
-            for replicas in (1, 3):
-                for workers in WORKERS:
-                    if workers < replicas:
-                        continue
-                    gateways = max(1, workers // 2)
-                    shape = Shape(workers, replicas, total, dimension, gateways=gateways)
-                    rows.append(_speed(shape, constants))
+    for dimension, total, replicas, workers in _shapes():
+        gateways = max(1, workers // 2)
+        shape = Shape(workers, replicas, total, dimension, gateways=gateways)
+        rows.append(_speed(shape, constants))
     header = ["rows", "dim", "replicas", "workers", "gateways", "q/s max", "full", "q p50 ms",
               "p99", "w/s max", "full", "w p50 ms", "p99"]  # fmt: skip
     print_table("Rates at most, and latencies at half of them", header, rows, frozenset())

@@ -5,13 +5,14 @@ Nothing acknowledged is lost, reads hardly notice, and writes go on after an ele
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from tests.support.load import Writing
 from tests.support.meshes import clustered_mesh
 from vector_db_client import VectorDatabaseClient
 
@@ -23,40 +24,20 @@ PAUSE_S = 0.02
 """Between two calls of a thread: the machine is for the services."""
 
 
-class Load:
+class Load(Writing[np.ndarray]):
     """Writers and readers in threads of their own, each with a client; every error is kept."""
 
     def __init__(self, urls: list[str], writers: int = 2, readers: int = 2) -> None:
+        work = [partial(self._work, "write", self._writer(n)) for n in range(writers)]
+        work += [partial(self._work, "read", self._read) for _ in range(readers)]
+        super().__init__(work)
         self._urls = urls
-        self._over = threading.Event()
-        self.errors: list[str] = []
-        self.written: dict[str, np.ndarray] = {}
         self.slowest_s = {"write": 0.0, "read": 0.0}
         self.calls = {"write": 0, "read": 0}
-        self._threads = [
-            threading.Thread(target=self._work, args=("write", self._writer(n)))
-            for n in range(writers)
-        ] + [threading.Thread(target=self._work, args=("read", self._read)) for _ in range(readers)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def wait_for_more(self, rows: int) -> None:
-        """Until so many more rows were written."""
-        wanted = len(self.written) + rows
-        while len(self.written) < wanted and not self.errors:
-            time.sleep(0.01)
 
     def _work(self, kind: str, step: Callable[[VectorDatabaseClient], None]) -> None:
         with VectorDatabaseClient(self._urls) as client:
-            while not self._over.wait(PAUSE_S):
+            while not self.over.wait(PAUSE_S):
                 started = time.monotonic()
                 try:
                     step(client)

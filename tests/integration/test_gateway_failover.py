@@ -9,11 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.load import InThreads
 from tests.support.meshes import Mesh, running_mesh
 from tests.support.processes import Service
 from vector_db_client import AsyncVectorDatabaseClient, VectorDatabaseClient
@@ -39,30 +41,16 @@ def urls(mesh: Mesh) -> str:
     return ",".join(gateway.url for gateway in mesh.gateways)
 
 
-class Callers:
+class Callers(InThreads):
     """Threads that each call over and over through a client; every error is kept."""
 
     def __init__(self, mesh: Mesh) -> None:
+        steps = [self._upsert, self._insert, self._transaction, self._query] * 2
+        super().__init__([partial(self._work, n, step) for n, step in enumerate(steps)])
         self._urls = urls(mesh)
-        self._over = threading.Event()
         self._changed = threading.Condition()
-        self.errors: list[str] = []
         self.calls = 0
         self.written: set[str] = set()
-        steps = [self._upsert, self._insert, self._transaction, self._query] * 2
-        self._threads = [
-            threading.Thread(target=self._work, args=(n, step)) for n, step in enumerate(steps)
-        ]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
     def wait_for_more(self, calls: int) -> None:
         """Until so many more calls were answered."""
@@ -73,7 +61,7 @@ class Callers:
     def _work(self, number: int, step: Callable[[VectorDatabaseClient, str], None]) -> None:
         with VectorDatabaseClient(self._urls) as client:
             turn = 0
-            while not self._over.is_set():
+            while not self.over.is_set():
                 try:
                     step(client, f"{number}-{turn}")
                 except Exception as error:

@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Self, TypeVar
 
 from tests.support.processes import Service
 
 ROWS_OF_A_BATCH = 20
 
 
-class Load:
-    """A writer and a reader in threads of their own; every error is kept."""
+V = TypeVar("V")
 
-    def __init__(self, gateway: Service) -> None:
-        self._gateway = gateway
-        self._over = threading.Event()
+
+class InThreads:
+    """Work in threads of its own while it is entered; every error is kept."""
+
+    def __init__(self, work: Iterable[Callable[[], None]]) -> None:
+        """Each of `work` goes on until `over` is set."""
+        self.over = threading.Event()
         self.errors: list[str] = []
-        self.written: dict[str, list[float]] = {}
-        self.token = 0
-        self.slowest_read_s = 0.0
-        self._threads = [threading.Thread(target=t) for t in (self._write, self._read)]
+        self._threads = [threading.Thread(target=one) for one in work]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self.over.set()
         for thread in self._threads:
             thread.join()
+
+
+class Writing(InThreads, Generic[V]):
+    """Work that writes rows, which are noted once they are acknowledged."""
+
+    def __init__(self, work: Iterable[Callable[[], None]]) -> None:
+        super().__init__(work)
+        self.written: dict[str, V] = {}
 
     def wait_for_more(self, rows: int) -> None:
         """Until so many more rows were written."""
@@ -39,9 +48,19 @@ class Load:
         while len(self.written) < wanted and not self.errors:
             time.sleep(0.01)
 
+
+class Load(Writing[list[float]]):
+    """A writer and a reader."""
+
+    def __init__(self, gateway: Service) -> None:
+        super().__init__((self._write, self._read))
+        self._gateway = gateway
+        self.token = 0
+        self.slowest_read_s = 0.0
+
     def _write(self) -> None:
         n = 0
-        while not self._over.is_set():
+        while not self.over.is_set():
             rows = {f"r{n + i}": [1.0, float(n + i), 0.5] for i in range(ROWS_OF_A_BATCH)}
             body = {"vectors": [{"id": i, "dimensions": v} for i, v in rows.items()]}
             try:
@@ -54,7 +73,7 @@ class Load:
             n += ROWS_OF_A_BATCH
 
     def _read(self) -> None:
-        while not self._over.is_set():
+        while not self.over.is_set():
             wanted = len(self.written)
             started = time.monotonic()
             try:

@@ -211,6 +211,7 @@ class ShardService:
         self._maintenance.noted()
         self._handlers.noted()
         self._copier.noted()
+        self._snapshots.sweep()
 
     def _removed(self, shard: int) -> None:
         """The placement has the shard elsewhere, and nobody needs what is here."""

@@ -9,19 +9,17 @@ may fail and be done again.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor
+from contextlib import aclosing
 from typing import Any
 
-import google_crc32c
 import structlog
 
 from vector_db.common.core.messages import (
     AnyMessage,
     FollowReply,
     FollowRequest,
-    SnapshotBytes,
     SnapshotRead,
     SnapshotReply,
     SnapshotRequest,
@@ -39,6 +37,7 @@ from vector_db.common.ports import (
 )
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.fetching import Followed
+from vector_db.shard.pieces import REQUEST_TIMEOUT_S, Pace, pieces
 from vector_db.shard.storage.arrival import Arrival, ArrivingFile
 from vector_db.shard.storage.records import blocks_at
 from vector_db.shard.storage.slice import Slice
@@ -46,12 +45,8 @@ from vector_db.shard.storage.store import Store
 from vector_db.shard.storage.wal import Wal
 from vector_db.shard.worker import ROWS_PER_TURN, Worker
 
-REQUEST_TIMEOUT_S = 10.0
 RETRY_S = 0.5
 STABLE_POLL_S = 0.05
-READ_BYTES = 512 * 1024
-READS_IN_FLIGHT = 4
-"""Pieces asked for at once: what is on the way to this worker is bounded by it."""
 LAST_COMMITS_MAX = 64
 """So few are applied in one go, when the shard is put into the store."""
 
@@ -189,7 +184,7 @@ class Copier:
                 raise Unavailable("the term or the placement has changed meanwhile")
             if not reply.more:
                 return
-            after = reply.records[-1][0]
+            after = reply.last_lsn
 
     async def _arrive(self, shard: int) -> Arrival:
         """Copy the files of a snapshot that is past the place from which the log is followed."""
@@ -209,7 +204,7 @@ class Copier:
             bytes=arrival.bytes_all,
             ts=reply.ts,
         )
-        pace = _Pace(self._clock, self._bytes_per_s_max)
+        pace = Pace(self._clock, self._bytes_per_s_max)
         for file in arrival.files:
             try:
                 await self._copy_file(shard, file, reply, pace)
@@ -219,37 +214,22 @@ class Copier:
         return arrival
 
     async def _copy_file(
-        self, shard: int, file: ArrivingFile, snapshot: SnapshotReply, pace: _Pace
+        self, shard: int, file: ArrivingFile, snapshot: SnapshotReply, pace: Pace
     ) -> None:
-        flying: deque[asyncio.Task[bytes]] = deque()
-        asked = 0
-        try:
-            while not file.whole:
-                while asked < file.size_bytes and len(flying) < READS_IN_FLIGHT:
-                    size = min(READ_BYTES, file.size_bytes - asked)
-                    await pace.wait(size)
-                    read = SnapshotRead(snapshot.snapshot, file.number, asked, size)
-                    piece = self._piece(shard, read, snapshot.worker)
-                    flying.append(asyncio.create_task(piece, name="shard.copy"))
-                    asked += size
-                data = await flying.popleft()
+        async with aclosing(
+            pieces(
+                lambda read: self._ask(shard, read, snapshot.worker),
+                snapshot.snapshot,
+                file.number,
+                file.size_bytes,
+                pace,
+            )
+        ) as coming:
+            async for data in coming:
                 if not self._still_wanted(shard):
                     raise Unavailable("the placement has changed meanwhile")
                 file.write(data)
                 self.copied_bytes += len(data)
-        finally:
-            for task in flying:
-                task.cancel()
-            await asyncio.gather(*flying, return_exceptions=True)
-
-    async def _piece(self, shard: int, read: SnapshotRead, replica: str) -> bytes:
-        reply = await self._ask(shard, read, replica)
-        if not isinstance(reply, SnapshotBytes) or len(reply.data) != read.size_bytes:
-            raise Unavailable("the replica gave another piece than it was asked for")
-        data = bytes(reply.data)
-        if google_crc32c.value(data) != reply.crc32c:
-            raise Unavailable("a piece of a snapshot was damaged on the way")
-        return data
 
     async def _open(self, arrival: Arrival) -> None:
         try:
@@ -301,21 +281,3 @@ class Copier:
 
     async def _run(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-class _Pace:
-    """Spreads bytes evenly over time."""
-
-    def __init__(self, clock: Clock, bytes_per_s_max: int) -> None:
-        self._clock = clock
-        self._bytes_per_s_max = bytes_per_s_max
-        self._due_s = clock.monotonic_s()
-
-    async def wait(self, size_bytes: int) -> None:
-        """Until so many bytes more are within the rate."""
-        if not self._bytes_per_s_max:
-            return
-        now_s = self._clock.monotonic_s()
-        if self._due_s > now_s:
-            await asyncio.sleep(self._due_s - now_s)
-        self._due_s = max(self._due_s, now_s) + size_bytes / self._bytes_per_s_max

@@ -191,17 +191,18 @@ def part_reply(participant: Participant, wal: Wal, request: PartRequest) -> Part
 
 
 def follow_reply(participant: Participant, wal: Wal, request: FollowRequest) -> FollowReply:
-    """The records of what is undecided at a shard, and where this replica stands in its log.
+    """The records of what is undecided at a shard, in the order in which they were taken here, and
+    where this replica stands in the shard's log.
 
     :raises Unavailable: it is no replica of the shard in that term, or not yet.
     """
     if request.term != participant.promised or not participant.votes_on(request.shard):
         raise Unavailable("the shard worker is no replica of the shard in that term")
-    found = ((seq, lsn) for lsn in participant.undecided_lsns(request.shard)
-             if (seq := sequence(wal.read(lsn)[1])) > request.after_seq)  # fmt: skip
-    records, more = _records_at(wal, [lsn for _, lsn in sorted(found)])
+    lsns = [lsn for lsn in participant.undecided_lsns(request.shard) if lsn > request.after_lsn]
+    records, more = _records_at(wal, lsns)
+    last_lsn = lsns[len(records) - 1] if records else request.after_lsn
     position = participant.positions.get(request.shard, 0)
-    return FollowReply(tuple(records), more, position)
+    return FollowReply(tuple(records), more, last_lsn, position)
 
 
 def _records_at(wal: Wal, lsns: Sequence[int]) -> tuple[list[tuple[int, bytes]], bool]:

@@ -56,7 +56,6 @@ class Snapshots:
         participant = self._participant
         if not participant.votes_on(request.shard):
             raise Unavailable(f"the shard worker is no replica of shard {request.shard}")
-        self.sweep()
         if len(self._kept) >= SNAPSHOTS_MAX:
             raise Unavailable(f"the shard worker keeps {SNAPSHOTS_MAX} snapshots already")
         # A restarted worker has none of the names that it gave before it.
@@ -104,7 +103,7 @@ class Snapshots:
         )
 
     def sweep(self) -> None:
-        """Give back what nobody has read for long."""
+        """Give back what nobody has read for long; cheap, since few are kept."""
         limit = self._clock.monotonic_s() - IDLE_S_MAX
         for name in [name for name, (_, read_s) in self._kept.items() if read_s < limit]:
             self._give_back(name)

@@ -402,20 +402,21 @@ class EnterReply(Message, frozen=True):
 
 
 class FollowRequest(Message, frozen=True):
-    """Asks a replica for the records of everything undecided at `shard`, of logs' sequences beyond
-    `after_seq`, so that the shard's log can be followed from the replica's position."""
+    """Asks a replica for the records of everything undecided at `shard` that it logged after
+    `after_lsn`, so that the shard's log can be followed from the replica's position."""
 
     shard: int
     term: int
-    after_seq: int = 0
+    after_lsn: int = 0
 
 
 class FollowReply(Message, frozen=True):
-    """(sequence, framed record) in the order of the log. `more`: ask again after the last one; else
-    `position` is where the replica stands in the log."""
+    """(sequence, framed record) as the replica logged them. `more`: ask again after `last_lsn`;
+    else `position` is where the replica stands in the shard's log."""
 
     records: tuple[tuple[int, bytes], ...]
     more: bool
+    last_lsn: int
     position: int
 
 

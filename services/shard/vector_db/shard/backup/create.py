@@ -37,10 +37,10 @@ from vector_db.shard.backup.manifest import (
     ShardEntry,
     write_manifest,
 )
-from vector_db.shard.backup.transfer import NOT_GIVEN, Pace, Transfer, Transferred
+from vector_db.shard.backup.transfer import NOT_GIVEN, Transfer, Transferred
 from vector_db.shard.core.timeline import Timeline
+from vector_db.shard.pieces import REQUEST_TIMEOUT_S, Pace
 
-REQUEST_TIMEOUT_S = 10.0
 RETRY_S = 0.5
 SHARDS_AT_ONCE = 2
 

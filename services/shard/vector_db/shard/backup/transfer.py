@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,7 +15,6 @@ import google_crc32c
 
 from vector_db.common.core.messages import (
     AnyMessage,
-    SnapshotBytes,
     SnapshotRead,
     SnapshotReply,
     SnapshotRequest,
@@ -29,7 +27,6 @@ from vector_db.common.ports import (
     Bus,
     BusTimeout,
     BusUnavailable,
-    Clock,
     Disk,
     NoResponders,
 )
@@ -37,35 +34,11 @@ from vector_db.shard.backup.errors import BackupError
 from vector_db.shard.backup.manifest import FileEntry, SegmentEntry, ShardEntry, SliceEntry
 from vector_db.shard.backup.rows import open_segments
 from vector_db.shard.core.timeline import Timeline
+from vector_db.shard.pieces import REQUEST_TIMEOUT_S, Pace, pieces
 from vector_db.shard.storage.outgoing import ROW_FILES
-
-REQUEST_TIMEOUT_S = 10.0
-READ_BYTES = 512 * 1024
-READS_IN_FLIGHT = 4
-"""Pieces of one file asked for at once."""
 
 NOT_GIVEN = (BusTimeout, BusUnavailable, NoResponders, VectorDBError)
 """A replica does not give what is asked of it, now."""
-
-
-class Pace:
-    """Spreads bytes evenly over time, for all shards together."""
-
-    def __init__(self, clock: Clock, bytes_per_s_max: int) -> None:
-        """`bytes_per_s_max` 0: as fast as it goes."""
-        self._clock = clock
-        self._bytes_per_s_max = bytes_per_s_max
-        self._due_s = clock.monotonic_s()
-
-    async def wait(self, size_bytes: int) -> None:
-        """Until so many bytes more are within the rate."""
-        if not self._bytes_per_s_max:
-            return
-        now_s = self._clock.monotonic_s()
-        due_s = max(self._due_s, now_s)
-        self._due_s = due_s + size_bytes / self._bytes_per_s_max
-        if due_s > now_s:
-            await asyncio.sleep(due_s - now_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,38 +136,20 @@ class Transfer:
     async def _file(self, reply: SnapshotReply, number: int, name: str) -> None:
         size_bytes = reply.files[number].size_bytes
         file = self.disk.append_file(name)
-        flying: deque[asyncio.Task[bytes]] = deque()
-        asked = written = crc = 0
+        crc = 0
         try:
-            while written < size_bytes:
-                while asked < size_bytes and len(flying) < READS_IN_FLIGHT:
-                    size = min(READ_BYTES, size_bytes - asked)
-                    await self.pace.wait(size)
-                    piece = self._piece(SnapshotRead(reply.snapshot, number, asked, size))
-                    flying.append(asyncio.create_task(piece, name="backup.piece"))
-                    asked += size
-                data = await flying.popleft()
-                file.write([data])
-                crc = google_crc32c.extend(crc, data)
-                written += len(data)
-                self._came += len(data)
-                self.advance(len(data))
+            async with contextlib.aclosing(
+                pieces(self._ask, reply.snapshot, number, size_bytes, self.pace)
+            ) as coming:
+                async for data in coming:
+                    file.write([data])
+                    crc = google_crc32c.extend(crc, data)
+                    self._came += len(data)
+                    self.advance(len(data))
             await asyncio.to_thread(file.sync)
         finally:
-            for task in flying:
-                task.cancel()
-            await asyncio.gather(*flying, return_exceptions=True)
             file.close()
         self._files.append(FileEntry(name, size_bytes, crc))
-
-    async def _piece(self, read: SnapshotRead) -> bytes:
-        reply = await self._ask(read)
-        if not isinstance(reply, SnapshotBytes) or len(reply.data) != read.size_bytes:
-            raise Unavailable("the replica gave another piece than it was asked for")
-        data = bytes(reply.data)
-        if google_crc32c.value(data) != reply.crc32c:
-            raise Unavailable("a piece of a snapshot was damaged on the way")
-        return data
 
     async def _ask(self, request: AnyMessage) -> AnyMessage:
         return await self.bus.request(worker_subject(self.replica), request, REQUEST_TIMEOUT_S)

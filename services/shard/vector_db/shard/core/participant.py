@@ -218,8 +218,8 @@ class Participant:
         return shard in self.holdings.voted_in(self.state)
 
     def undecided_lsns(self, shard: int) -> list[int]:
-        """Where the records of what is undecided at the shard lie in the WAL, but for what peers
-        gave."""
+        """Where the records of what is undecided at the shard lie in the WAL, ascending, but for
+        what peers gave."""
         parts = (p for p in self._undecided if p.shard == shard and not p.fetched)
         return sorted(lsn for part in parts for lsn in part.all_lsns())
 
@@ -255,8 +255,7 @@ class Participant:
         return cursor < at <= self.stable_ts and not there
 
     def shards_to_drop(self) -> list[int]:
-        """Shards whose rows are here and of no use, as nothing can undo; told again until they are
-        gone."""
+        """Shards whose rows are here and of no use, as nothing can undo; each is told once."""
         if not self._moved or len(self._states) > 1 or self._states[0][0] > self.stable_ts:
             return []
         self._moved = False
