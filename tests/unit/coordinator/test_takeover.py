@@ -175,6 +175,32 @@ def test_a_worker_that_lost_what_it_had_reported_stops_the_takeover() -> None:
         survey.takeover()
 
 
+def test_a_worker_that_entered_lately_and_is_ahead_makes_nobody_look_lost() -> None:
+    """It holds nothing; what it cannot tell, others can."""
+    survey = Survey(2, "")
+    both: Replicas = {0: ("w1", "w2")}
+    survey.promise(
+        promise("new", 2, cursor=T(1, 6), replicas=both, tail=chain(5, 6), tail_from=T(1, 4))
+    )
+    survey.promise(promise("w1", 2, cursor=T(1, 5), replicas=both, tail=chain(1, 5)))
+    survey.promise(promise("w2", 2, cursor=T(1, 2), replicas=both, tail=chain(1, 2)))
+    told = survey.takeover()
+    assert (told.base, told.decisions_after) == (T(1, 6), T(1, 4)), "w2 asks w1 for 3 and 4"
+    assert [r.last_ts for r in told.decisions] == [T(1, 5), T(1, 6)]
+
+
+def test_of_workers_that_are_as_far_the_one_that_reaches_back_furthest_is_told_by() -> None:
+    survey = Survey(2, "")
+    survey.promise(
+        promise("z", 2, cursor=T(1, 6), replicas=ONE_EACH, tail=chain(5, 6), tail_from=T(1, 4))
+    )
+    survey.promise(promise("w1", 2, cursor=T(1, 6), replicas=ONE_EACH, tail=chain(1, 6)))
+    survey.promise(promise("w2", 2, cursor=T(1, 2), replicas=ONE_EACH, tail=chain(1, 2)))
+    told = survey.takeover()
+    assert told.decisions_after == T(1, 2)
+    assert [r.last_ts for r in told.decisions] == [T(1, n) for n in (3, 4, 5, 6)]
+
+
 def test_the_catalog_of_the_base_is_told_with_its_options_and_aliases() -> None:
     survey = Survey(2, "")
     older = collection((0,))

@@ -71,7 +71,7 @@ class Survey:
 
     def _best(self) -> Promise | None:
         known = [p for p in self._promises.values() if p.cluster_id]
-        return max(known, key=lambda p: (p.cursor, p.worker), default=None)
+        return max(known, key=lambda p: (p.cursor, -p.tail_from, p.worker), default=None)
 
     def is_fresh(self) -> bool:
         """Whether workers answered and none of them has ever belonged to a cluster."""
@@ -127,22 +127,21 @@ class Survey:
         placed = {w for workers in best.replicas.values() for w in workers}
         placed.update(best.founders)
         copying = set(best.moves.joining.values()) - placed
-        # A placed worker that was not surveyed may be as far behind as the tail reaches.
+        # Who entered the cluster lately knows the newest decisions alone; others know older ones.
+        reach = min([best.tail_from, *self._tails(placed, best, bases)])
+        # A placed worker that was not surveyed may be as far behind as the tails reach.
         least = min(
-            (
-                self._kept(w, bases) if w in self._promises else best.tail_from
-                for w in placed.union(copying)
-            ),
+            (self._kept(w, bases) if w in self._promises else reach for w in placed.union(copying)),
             default=base,
         )
         surveyed = placed.intersection(self._promises)
-        lost = [w for w in surveyed if self._kept(w, bases) < best.tail_from]
+        lost = [w for w in surveyed if self._kept(w, bases) < reach]
         if lost:
             # A tail is cut only below what every placed worker had reported as durable.
             raise HistoryLost(
-                f"workers {sorted(lost)} had decisions up to {best.tail_from} and lack them now"
+                f"workers {sorted(lost)} had decisions up to {reach} and lack them now"
             )
-        after, decisions = _newest(best, least)
+        after, decisions = _newest(best, max(least, best.tail_from))
         return Takeover(
             ts=make_ts(self.term, 0),
             base=base,
@@ -157,6 +156,12 @@ class Survey:
             aliases=best.aliases,
             moves=best.moves,
         )
+
+    def _tails(self, placed: set[str], best: Promise, bases: dict[int, int]) -> Iterator[int]:
+        """From where placed workers can tell all that comes before the tail of the best one."""
+        for worker in placed.intersection(self._promises):
+            if self._kept(worker, bases) >= best.tail_from:
+                yield self._promises[worker].tail_from
 
     def _kept(self, worker: str, bases: dict[int, int]) -> int:
         """How much of a worker's history is also in the one with these bases."""
