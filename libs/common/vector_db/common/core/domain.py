@@ -18,6 +18,7 @@ from vector_db.common.core.messages import (
     Moves,
     SetAliases,
     SetPlacement,
+    SwitchCollection,
     Takeover,
 )
 from vector_db.common.model.collection import Collection
@@ -46,7 +47,15 @@ class DomainState(msgspec.Struct, frozen=True):
         """The live collection of that name, or that the alias stands for."""
         if (aliased := self.aliases.get(name)) is not None:
             return self.collections.get(aliased)
-        return next((c for c in self.collections.values() if c.name == name), None)
+        return next((c for c in self.collections.values() if c.name == name and c.in_force), None)
+
+    def generations(self, name: str) -> tuple[Collection, ...]:
+        """All generations of the collection of that name, the oldest first."""
+        return tuple(sorted((c for c in self.collections.values() if c.name == name), key=_age))
+
+    def successor(self, collection_id: int) -> Collection | None:
+        """The generation that is being filled to take this one's place."""
+        return next((c for c in self.collections.values() if c.replaces == collection_id), None)
 
     def aliases_of(self, collection_id: int) -> tuple[str, ...]:
         """The aliases that stand for a collection, sorted."""
@@ -90,6 +99,8 @@ class DomainState(msgspec.Struct, frozen=True):
                 return msgspec.structs.replace(
                     self, catalog_ts=ts, collections=self.collections | {collection.id: collection}
                 )
+            case SwitchCollection(ts, collection_id, wall_ms):
+                return self._switched(ts, collection_id, wall_ms)
             case DropCollection(ts, collection_id):
                 return msgspec.structs.replace(
                     self,
@@ -118,7 +129,25 @@ class DomainState(msgspec.Struct, frozen=True):
                     decision.moves,
                 )
 
+    def _switched(self, ts: int, collection_id: int, wall_ms: int) -> DomainState:
+        """`collection_id` in the place of the generation that it was filled for."""
+        after = self.collections[collection_id]
+        before = self.collections[after.replaces]
+        replace = msgspec.structs.replace
+        switched = {
+            before.id: replace(before, until_ts=ts, until_ms=wall_ms),
+            after.id: replace(after, replaces=0, since_ts=ts),
+        }
+        aliases = {a: after.id if i == before.id else i for a, i in self.aliases.items()}
+        return replace(
+            self, catalog_ts=ts, collections=self.collections | switched, aliases=aliases
+        )
+
     def has_majority(self, shard: int, workers: set[str]) -> bool:
         """Whether `workers` hold a majority of the replicas of `shard`."""
         replicas = self.replicas.get(shard, ())
         return bool(replicas) and len(workers.intersection(replicas)) >= majority(len(replicas))
+
+
+def _age(collection: Collection) -> int:
+    return collection.id

@@ -167,8 +167,17 @@ class AlterCollection(msgspec.Struct, frozen=True, tag=True):
     collection: Collection
 
 
+class SwitchCollection(msgspec.Struct, frozen=True, tag=True):
+    """The generation `collection_id` takes the place of the one that it `replaces`, at `wall_ms`;
+    aliases go with it."""
+
+    ts: int
+    collection_id: int
+    wall_ms: int
+
+
 class DropCollection(msgspec.Struct, frozen=True, tag=True):
-    """Its aliases end with it."""
+    """One generation of a collection ends, and with the one in force its aliases."""
 
     ts: int
     collection_id: int
@@ -235,6 +244,7 @@ Decision: TypeAlias = (
     | Abort
     | CreateCollection
     | AlterCollection
+    | SwitchCollection
     | DropCollection
     | SetAliases
     | SetPlacement
@@ -511,6 +521,33 @@ class AlterCollectionRequest(Message, frozen=True):
     fields: tuple[str, ...] | None = None
 
 
+class SpreadRequest(Message, frozen=True):
+    """Spread a collection over so many shards; over as many as now: give up what is on its way."""
+
+    name: str
+    shards: int
+
+
+class CopyRequest(Message, frozen=True):
+    """Coordinator to any gateway: copy a page of one generation's rows to another, those with ids
+    above `after`, as one transaction of at most `rows_max` rows."""
+
+    source: int
+    target: int
+    after: bytes
+    rows_max: int
+
+
+class CopyReply(Message, frozen=True):
+    """Every row of the source with an id up to `last` is in the target; `done`: none lies above.
+    `read` rows were looked at, `copied` of them were not there yet."""
+
+    last: bytes
+    done: bool
+    read: int
+    copied: int
+
+
 class SetAliasesRequest(Message, frozen=True):
     """Alias → name of a collection, None removes it; all of them in one decision."""
 
@@ -782,8 +819,9 @@ AnyMessage: TypeAlias = (
     | NeedTakeover | PromiseRequest | Promise | PartRequest | PartReply | TailRequest | TailReply
     | EnterRequest | EnterReply | FollowRequest | FollowReply
     | SnapshotRequest | SnapshotReply | SnapshotRead | SnapshotBytes
-    | CreateCollectionRequest | AlterCollectionRequest | SetAliasesRequest
-    | DropCollectionRequest | DrainRequest | CatalogRequest | CatalogReply | Member
+    | CreateCollectionRequest | AlterCollectionRequest | SpreadRequest | CopyRequest | CopyReply
+    | SetAliasesRequest | DropCollectionRequest
+    | DrainRequest | CatalogRequest | CatalogReply | Member
     | TxnStatusRequest | TxnStatus | AbortRequest
     | StrongRequest | StrongReply | ConfirmRequest | ConfirmReply
     | StagedRequest | AsOfRequest | AsOfReply | SearchRequest | SearchReply

@@ -38,6 +38,11 @@ def outcomes(gateway: str) -> str:
     return f"vdb.gateway.{gateway}.outcomes"
 
 
+def gateways() -> str:
+    """Work for any one gateway: they share the requests."""
+    return "vdb.gateways.requests"
+
+
 def sequencer(domain: int = 0) -> str:
     """Catalog, status and strong-read requests to the sequencer of a domain."""
     return f"vdb.txn.{domain}.sequencer"

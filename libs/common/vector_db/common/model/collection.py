@@ -81,6 +81,12 @@ class Collection(msgspec.Struct, frozen=True):
     `id` is the commit timestamp of its creation, so a name that is dropped and made again is
     another collection. `shards` are the global shard numbers that hold it; ids hash over that list.
     `index`, `recall_target` and `fields` (dotted metadata paths with an inverted index) may change.
+
+    A collection that is spread over other shards has several *generations*, each an entry with the
+    same name, an id of its own, and the `first_id` of the first. While one is filled it `replaces`
+    (an id, else 0) the one in force, and only writes know of it. Reads use it from the
+    snapshot `since_ts` on, and the one before it up to there, exclusive: that is its `until_ts` (0:
+    in force), at the wall time `until_ms`.
     """
 
     id: int
@@ -91,3 +97,23 @@ class Collection(msgspec.Struct, frozen=True):
     index: IndexOptions = IndexOptions()
     recall_target: float = RECALL_TARGET
     fields: tuple[str, ...] = ()
+    first_id: int = 0
+    replaces: int = 0
+    since_ts: int = 0
+    until_ts: int = 0
+    until_ms: int = 0
+
+    @property
+    def origin(self) -> int:
+        """The id of the first generation: when the collection was created."""
+        return self.first_id or self.id
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the name means this generation now."""
+        return not self.replaces and not self.until_ts
+
+    def serves(self, snapshot_ts: int) -> bool:
+        """Whether a read at this snapshot is one of this generation."""
+        ended = self.until_ts and snapshot_ts >= self.until_ts
+        return not self.replaces and not ended and self.since_ts <= snapshot_ts

@@ -102,6 +102,8 @@ class RowBlock(msgspec.Struct, frozen=True):
 
     `precondition`: what must hold of *every* row: ``none`` (blind), ``absent`` (insert),
     ``present`` (update), ``version`` (`versions`: int64[n] commit_ts that the row must have now).
+    Two belong to a generation of a collection that is being filled (docs/adr/0019): ``mirrored``
+    is judged elsewhere, and not counted; ``copied`` must be absent, and keeps `versions`.
     """
 
     collection_id: int
@@ -126,7 +128,7 @@ class RowBlock(msgspec.Struct, frozen=True):
         return np.frombuffer(self.vectors, dtype="<f4").reshape(-1, self.dimension)
 
     def version_array(self) -> I64:
-        """int64[n] (empty unless ``precondition == "version"``), a view."""
+        """int64[n] (empty unless ``version`` or ``copied`` is the precondition), a view."""
         return np.frombuffer(self.versions, dtype="<i8")
 
     def take(self, rows: NDArray[np.int64]) -> RowBlock:
@@ -188,7 +190,7 @@ class RowBlock(msgspec.Struct, frozen=True):
             raise ValueError(f"vectors: {len(self.vectors)} bytes, want {want}")
         if self.metadata is not None and len(self.metadata) != n:
             raise ValueError(f"metadata: {len(self.metadata)} for {n} rows")
-        if self.precondition == "version" and len(self.versions) != 8 * n:
+        if self.precondition in ("version", "copied") and len(self.versions) != 8 * n:
             raise ValueError(f"versions: {len(self.versions)} bytes for {n} rows")
 
 
