@@ -130,8 +130,10 @@ def test_an_undo_leaves_the_versions_of_the_rows_before(
 ) -> None:
     store.apply(0, copied({b"n000": 5}), 10)
     store.apply(0, copied({b"n001": 6}), 20)
+    (view,) = store.views(7, (0,), 20)
     store.undo_above(10)
     store.apply(0, upsert([b"n002"]), 30)
+    assert view.versions.tolist() == [5, 6], "what was shown does not change"
     assert versions(store, 30) == {b"n000": 5, b"n002": 30}
     store.undo_above(0)
     store.apply(0, upsert([b"n003"]), 40)
@@ -197,8 +199,8 @@ def test_what_was_kept_of_versions_goes_with_the_last_row_that_needs_it(
 ) -> None:  # fmt: skip
     store.apply(0, copied({b"n000": 5}), 10)
     store.apply(0, upsert(ids(1, 9)), 20)
-    seal(store, 20)
     store.apply(0, upsert(ids(9, 18)), 30)
+    seal(store, 20)
     part = store.slice_of(7, 0)
     assert part is not None
     assert part.sealed[0].has_versions
