@@ -43,7 +43,7 @@ COLLECTION_ID = 9
 SHARDS = (2, 4)
 Document = dict[str, Any]
 Row = tuple[int, int]
-"""(commit_ts, number of the real row)."""
+"""(version, number of the real row)."""
 
 KINDS = {
     "hnsw float32": IndexOptions(IndexKind.HNSW, Encoding.FLOAT32, 8, 40),
@@ -154,11 +154,13 @@ class World:
         rng = self.rng
         self.now += rng.randint(1, 3)
         ids = rng.sample(self.ids, rng.randint(1, 700 if self.large else 90))
-        match rng.choice(["upsert"] * 6 + ["delete"] * 2 + ["again", "update"]):
+        match rng.choice(["upsert"] * 6 + ["delete"] * 2 + ["again", "update", "copy"]):
             case "delete":
                 blocks = self._deletes(ids)
             case "again":
                 blocks = self._deletes(ids) + self._upserts(ids[: len(ids) // 2])
+            case "copy":
+                blocks = self._upserts(ids, copied=True)
             case "update":
                 known = list(self.visible(self.now)) or ids
                 blocks = self._upserts(rng.sample(known, min(len(known), len(ids))))
@@ -178,12 +180,14 @@ class World:
             )
         ]
 
-    def _upserts(self, ids: list[bytes]) -> list[RowBlock]:
+    def _upserts(self, ids: list[bytes], copied: bool = False) -> list[RowBlock]:
+        """Written now; `copied`: from elsewhere, with the versions that they had there."""
         if not ids:
             return []
         picked = [self.rng.randrange(len(self.texts)) for _ in ids]
-        for row_id, number in zip(ids, picked, strict=True):
-            self.versions.setdefault(row_id, []).append((self.now, (self.now, number)))
+        had = [self.rng.randint(1, self.now) if copied else self.now for _ in ids]
+        for row_id, version, number in zip(ids, had, picked, strict=True):
+            self.versions.setdefault(row_id, []).append((self.now, (version, number)))
         return [
             RowBlock(
                 COLLECTION_ID,
@@ -192,6 +196,8 @@ class World:
                 hash_ids(ids).tobytes(),
                 self.vectors[picked].tobytes(),
                 Blob.pack([self.texts[number] for number in picked]),
+                precondition="copied" if copied else "none",
+                versions=np.array(had, dtype="<i8").tobytes() if copied else b"",
             )
         ]
 

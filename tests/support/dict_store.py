@@ -14,11 +14,13 @@ from vector_db.shard.core.parts import Latest
 
 @dataclass(slots=True)
 class Version:
-    """`value` is the first number of the row's vector."""
+    """`value` is the first number of the row's vector; `version` is `begin_ts`, unless the row was
+    copied from another generation of the collection."""
 
     begin_ts: int
     end_ts: int
     value: float
+    version: int
 
 
 class DictStore:
@@ -39,7 +41,7 @@ class DictStore:
             0 if v is None else (v.begin_ts if v.end_ts == TS_NEVER else v.end_ts) for v in newest
         ]
         version = [
-            v.begin_ts if v is not None and a else 0 for v, a in zip(newest, alive, strict=True)
+            v.version if v is not None and a else 0 for v, a in zip(newest, alive, strict=True)
         ]
         return Latest(
             np.array(alive, dtype=np.bool_),
@@ -55,13 +57,15 @@ class DictStore:
     def apply(self, shard: int, block: RowBlock, commit_ts: int) -> int:
         found = 0
         values = [] if block.delete else block.vector_array()[:, 0].tolist()
+        copied = block.version_array().tolist() if block.precondition == "copied" else None
         for n, row_id in enumerate(block.ids.unpack()):
             versions = self.rows.setdefault(row_id, [])
             if versions and versions[-1].end_ts == TS_NEVER:
                 versions[-1].end_ts = commit_ts
                 found += 1
             if not block.delete:
-                versions.append(Version(commit_ts, TS_NEVER, values[n]))
+                version = commit_ts if copied is None else copied[n]
+                versions.append(Version(commit_ts, TS_NEVER, values[n], version))
         return found
 
     def undo_above(self, ts: int) -> None:
@@ -82,7 +86,7 @@ class DictStore:
     def at(self, ts: int) -> dict[bytes, tuple[int, float]]:
         """Key → (version, value) of the rows that are visible at `ts`."""
         return {
-            row_id: (v.begin_ts, v.value)
+            row_id: (v.version, v.value)
             for row_id, versions in self.rows.items()
             for v in versions
             if v.begin_ts <= ts < v.end_ts

@@ -25,6 +25,7 @@ from vector_db.common.core.messages import (
     PromiseRequest,
     SetAliases,
     SetPlacement,
+    SwitchCollection,
     Takeover,
     Vote,
 )
@@ -68,6 +69,8 @@ def show_decision(decision: Decision) -> str:
         case SetAliases(ts, aliases):
             told = ",".join(f"{a}={show(i)}" for a, i in sorted(aliases.items()))
             return f"{show(ts)} alias {told or 'nothing'}"
+        case SwitchCollection(ts, collection_id):
+            return f"{show(ts)} switch to {show(collection_id)}"
         case DropCollection(ts, collection_id):
             return f"{show(ts)} drop {show(collection_id)}"
         case SetPlacement(ts, replicas):

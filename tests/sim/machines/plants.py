@@ -218,7 +218,7 @@ def _reads_not_guarded(flags: Flags) -> Iterator[None]:
     add = Conflicts.add
 
     def without_reads(self: Conflicts, txn_id: bytes, new: Footprint) -> None:
-        add(self, txn_id, Footprint(new.blind, new.collections, new.keys))
+        add(self, txn_id, Footprint(new.collections, new.checked, new.blind))
 
     with _patched(Conflicts, "add", without_reads):
         yield

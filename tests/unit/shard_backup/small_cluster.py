@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -80,6 +81,7 @@ class SmallCluster:
         self.folder = folder
         self.replicas = [Replica(PosixDisk(folder / name), name, pool) for name in ("w1", "w2")]
         self.collections: tuple[Collection, ...] = (ANIMALS, PLANTS, HIDDEN)
+        self.aliases = {"beasts": ANIMALS.id}
         self.catalog_ts = 3
         self.stale: list[CatalogReply] = []
         """Answered in place of the catalog, the last one first: by a sequencer that was deposed."""
@@ -108,7 +110,7 @@ class SmallCluster:
             collections=self.collections,
             replicas={0: names, 1: names},
             workers=(Member("w1", 1, True, "", (0, 1), 0, "the-cluster"),),
-            aliases={"beasts": ANIMALS.id},
+            aliases=self.aliases,
         )
 
     def commit(self) -> None:
@@ -116,16 +118,15 @@ class SmallCluster:
         rng = self._rng
         self.ts += 10
         state = {name: dict(rows) for name, rows in self.past[self.ts - 10].items()}
-        for collection in self.collections:
+        for collection in [c for c in self.collections if c.in_force]:
             rows = state[collection.name]
             ids = [b"id%d" % n for n in rng.choice(30, 5, replace=False)]
             gone = rng.random() < 0.3
             vectors = rng.standard_normal((5, DIMENSION), dtype=np.float32)
             texts = [orjson.dumps({"at": self.ts}) if n % 2 else b"" for n in range(5)]
-            for shard in collection.shards:
-                mine = [n for n in range(5) if self._shard(collection, ids[n]) == shard]
-                if mine:
-                    self._apply(collection, shard, ids, vectors, texts, mine, gone)
+            filled = [c for c in self.collections if c.replaces == collection.id]
+            for generation in (collection, *filled):
+                self._write(generation, ids, vectors, texts, gone)
             for row_id, vector, text in zip(ids, vectors, texts, strict=True):
                 rows[row_id] = (vector.tobytes(), text)
                 if gone:
@@ -138,6 +139,47 @@ class SmallCluster:
                 while (job := replica.store.seal_due(self.ts, Idle.SHORT)) is not None:
                     job.run()
                     replica.store.sealed(job)
+
+    def spread(self, name: str) -> Collection:
+        """A second generation of the collection, with all rows that there are."""
+        (first,) = [c for c in self.collections if c.name == name]
+        filled = msgspec.structs.replace(
+            first, id=self.ts + 1, shards=(1,), first_id=first.origin, replaces=first.id
+        )
+        self._change(*self.collections, filled)
+        ids = list(self.past[self.ts][name])
+        rows = self.past[self.ts][name].values()
+        vectors = np.array([np.frombuffer(v, dtype=np.float32) for v, _ in rows])
+        self.ts += 10
+        self.past[self.ts] = self.past[self.ts - 10]
+        self._write(filled, ids, vectors, [text for _, text in rows], False)
+        return filled
+
+    def switch(self, filled: Collection) -> Collection:
+        """The second generation takes the place of the other; that one stays, but for its name."""
+        ts = self.ts + 1
+        over = {c.id: msgspec.structs.replace(c, until_ts=ts) for c in self.collections
+                if c.id == filled.replaces}  # fmt: skip
+        now = msgspec.structs.replace(filled, replaces=0, since_ts=ts)
+        entries = over | {filled.id: now}
+        self._change(*(entries.get(c.id, c) for c in self.collections))
+        self.aliases = {a: now.id if i in over else i for a, i in self.aliases.items()}
+        return now
+
+    def _change(self, *collections: Collection) -> None:
+        self.collections = collections
+        self.catalog_ts = self.ts + 1
+        for replica in self.replicas:
+            for collection in collections:
+                replica.store.add_collection(collection)
+
+    def _write(
+        self, collection: Collection, ids: list[bytes], vectors: Any, texts: list[bytes], gone: bool
+    ) -> None:
+        for shard in collection.shards:
+            mine = [n for n in range(len(ids)) if self._shard(collection, ids[n]) == shard]
+            if mine:
+                self._apply(collection, shard, ids, vectors, texts, mine, gone)
 
     def _shard(self, collection: Collection, row_id: bytes) -> int:
         return collection.shards[row_id[-1] % len(collection.shards)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vector_db.common.model.rows import hash_ids
 from vector_db.shard.core import conflicts
-from vector_db.shard.core.conflicts import Conflicts, Footprint, Keys
+from vector_db.shard.core.conflicts import Conflicts, Footprint, Keys, KeySource
 
 
 def keys(*names: str, collection: int = 1) -> Keys:
@@ -19,15 +19,19 @@ def keys(*names: str, collection: int = 1) -> Keys:
 
 
 def writes(*names: str, blind: bool = False, collection: int = 1) -> Footprint:
-    return Footprint(blind, (collection,), lambda: keys(*names, collection=collection))
+    return writer(lambda: keys(*names, collection=collection), blind, collection)
+
+
+def writer(source: KeySource, blind: bool = False, collection: int = 1) -> Footprint:
+    return Footprint((collection,), None if blind else source, source if blind else None)
 
 
 def reads(*names: str, collection: int = 1) -> Footprint:
-    return Footprint(False, (), list, keys(*names, collection=collection))
+    return Footprint(reads=keys(*names, collection=collection))
 
 
 def scan(collection: int = 1) -> Footprint:
-    return Footprint(False, (), list, (), (collection,))
+    return Footprint(whole=(collection,))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_adding_twice_or_removing_what_is_unknown_changes_nothing() -> None:
 
 def test_keys_that_come_later_are_not_taken_out_with_the_transaction() -> None:
     known, names = Conflicts(), ["a"]
-    known.add(b"t", Footprint(False, (1,), lambda: keys(*names)))
+    known.add(b"t", writer(lambda: keys(*names)))
     known.add(b"u", writes("b"))
     names.append("b")
     known.remove(b"t")
@@ -115,7 +119,7 @@ def test_blind_batches_among_themselves_never_look_at_a_row() -> None:
     def explode() -> Keys:
         raise AssertionError("the keys of a blind batch were walked")
 
-    batch = Footprint(True, (1,), explode)
+    batch = writer(explode, blind=True)
     known = Conflicts()
     for n in range(100):
         assert not known.any_with(batch)
@@ -133,26 +137,31 @@ def test_many_keys_conflict_like_few(monkeypatch: pytest.MonkeyPatch, large: boo
     assert all(known.any_with(writes(name)) for name in some[::50])
     assert known.any_with(reads("x", some[-1]))
     assert not known.any_with(writes(*(f"x{i}" for i in range(1000))))
-    assert not known.any_with(Footprint(False, (1,), lambda: [(1, np.empty(0, dtype=np.uint64))]))
+    assert not known.any_with(writer(lambda: [(1, np.empty(0, dtype=np.uint64))]))
     known.remove(b"t")
     assert not known.any_with(writes(*some))
 
 
 @dataclass
 class Rule:
-    """Section 4, step 2, as it is written: (writes, blind, reads, reads everything)."""
+    """Section 4, step 2, as it is written: (writes, blind writes, reads, reads everything)."""
 
-    undecided: dict[bytes, tuple[set[str], bool, set[str], bool]] = field(default_factory=dict)
+    undecided: dict[bytes, tuple[set[str], set[str], set[str], bool]] = field(default_factory=dict)
 
-    def any_with(self, w: set[str], blind: bool, r: set[str], whole: bool) -> bool:
+    def any_with(self, c: set[str], b: set[str], r: set[str], whole: bool) -> bool:
         return any(
-            (bool(w & w2) and not (blind and blind2))
-            or bool(w & r2)
-            or bool(r & w2)
-            or (whole and bool(w2))
-            or (whole2 and bool(w))
-            for w2, blind2, r2, whole2 in self.undecided.values()
+            bool(c & (c2 | b2))
+            or bool(b & c2)
+            or bool((c | b) & r2)
+            or bool(r & (c2 | b2))
+            or (whole and bool(c2 | b2))
+            or (whole2 and bool(c | b))
+            for c2, b2, r2, whole2 in self.undecided.values()
         )
+
+
+def source_of(names: set[str]) -> KeySource | None:
+    return (lambda: keys(*sorted(names))) if names else None
 
 
 names = st.sets(st.sampled_from("abcde"), max_size=3)
@@ -160,7 +169,7 @@ steps = st.tuples(
     st.sampled_from(["add", "add", "remove", "ask"]),
     st.integers(0, 9),
     names,
-    st.booleans(),
+    names,
     names,
     st.sampled_from([False, False, True]),
 )
@@ -170,28 +179,27 @@ steps = st.tuples(
 @given(st.lists(steps, max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_any_sequence_of_transactions_follows_the_rule(
-    large_keys: int, sequence: list[tuple[str, int, set[str], bool, set[str], bool]]
+    large_keys: int, sequence: list[tuple[str, int, set[str], set[str], set[str], bool]]
 ) -> None:
     known, rule = Conflicts(), Rule()
     before, conflicts.LARGE_KEYS = conflicts.LARGE_KEYS, large_keys
     try:
-        for what, number, written, blind, read, whole in sequence:
+        for what, number, checked, blind, read, whole in sequence:
             txn_id = b"%d" % number
-            source = keys(*sorted(written)) if written else []
             new = Footprint(
-                blind,
-                (1,) if written else (),
-                lambda source=source: source,  # type: ignore[misc]
+                (1,) if checked or blind else (),
+                source_of(checked),
+                source_of(blind),
                 keys(*sorted(read)) if read else (),
                 (1,) if whole else (),
             )
             if what == "add":
                 known.add(txn_id, new)
-                rule.undecided.setdefault(txn_id, (written, blind, read, whole))
+                rule.undecided.setdefault(txn_id, (checked, blind, read, whole))
             elif what == "remove":
                 known.remove(txn_id)
                 rule.undecided.pop(txn_id, None)
             else:
-                assert known.any_with(new) == rule.any_with(written, blind, read, whole)
+                assert known.any_with(new) == rule.any_with(checked, blind, read, whole)
     finally:
         conflicts.LARGE_KEYS = before

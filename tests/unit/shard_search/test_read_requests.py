@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
@@ -51,10 +52,11 @@ from vector_db.common.core.messages import (
     SearchRequest,
     SetPlacement,
     StagedRequest,
+    SwitchCollection,
 )
 from vector_db.common.core.subjects import LogName, beats, decision_log, shard_log
 from vector_db.common.core.subjects import worker as worker_subject
-from vector_db.common.model.errors import Conflict, SnapshotTooOld, TooLarge, Unavailable
+from vector_db.common.model.errors import Conflict, Moved, SnapshotTooOld, TooLarge, Unavailable
 from vector_db.common.model.ids import make_ts
 from vector_db.common.model.rows import Blob, RowBlock
 from vector_db.common.ports import GapHandler, RecordHandler, Subscription
@@ -337,3 +339,45 @@ async def test_snapshots_before_the_window_are_too_old_for_every_read(cluster: C
         with pytest.raises(SnapshotTooOld, match=f"oldest that can be read is {second}") as caught:
             await cluster.ask(request, CountReply)
         assert caught.value.details == {"oldest_ts": second}
+
+
+async def test_a_generation_answers_the_snapshots_that_it_serves(cluster: Cluster) -> None:
+    first = await cluster.commit("1", block("a"))
+    new = first + 1
+    entry = collection(id=new)
+    filled = msgspec.structs.replace(entry, first_id=COLLECTION, replaces=COLLECTION)
+    await cluster.decide(CreateCollection(new, filled))
+    rows = block("a", collection_id=new, precondition="copied", versions=[first])
+    before = await cluster.commit("2", rows)
+    switch = await cluster.decide(SwitchCollection(before + 1, new, 1_000))
+    query = np.zeros(1, dtype=np.float32).tobytes()
+
+    async def found(collection_id: int, ts: int) -> list[bytes]:
+        asked = FetchRequest(collection_id, (0,), ts, Blob.pack([b"a"]))
+        reply = await cluster.ask(asked, RowsReply)
+        assert np.frombuffer(reply.versions, dtype="<i8").tolist() == [first] * len(reply.ids)
+        return reply.ids.unpack()
+
+    assert await found(COLLECTION, before) == await found(new, switch) == [b"a"]
+    for collection_id, ts in ((COLLECTION, switch), (COLLECTION, switch + 1), (new, before)):
+        if ts > switch:
+            await cluster.commit("3")
+        for request in (
+            SearchRequest(collection_id, (0,), ts, query, 3),
+            CountRequest(collection_id, (0,), ts),
+            ScrollRequest(collection_id, (0,), ts, 3),
+            FetchRequest(collection_id, (0,), ts, Blob.pack([b"a"])),
+        ):
+            with pytest.raises(Moved, match="another generation"):
+                await cluster.ask(request, CountReply)
+
+
+async def test_a_generation_that_is_being_filled_is_read_by_who_fills_it(cluster: Cluster) -> None:
+    first = await cluster.commit("1", block("a"))
+    new = first + 1
+    filled = msgspec.structs.replace(collection(id=new), first_id=COLLECTION, replaces=COLLECTION)
+    await cluster.decide(CreateCollection(new, filled))
+    ts = await cluster.commit("2", block("b", collection_id=new, precondition="mirrored"))
+    for snapshot_ts, there in ((ts, [b"b"]), (new, [])):
+        scroll = ScrollRequest(new, (0,), snapshot_ts, 9)
+        assert (await cluster.ask(scroll, RowsReply)).ids.unpack() == there

@@ -34,7 +34,7 @@ COLLECTION = Collection(11, "c", DIMENSION, Metric.COSINE, SHARDS, IndexOptions(
 """Without indexes: what merges make of them is tested elsewhere."""
 
 Row = tuple[int, bytes, bytes]
-"""(commit_ts, vector bytes, metadata)."""
+"""(version, vector bytes, metadata)."""
 
 
 def shard_of(row_id: bytes) -> int:
@@ -43,12 +43,14 @@ def shard_of(row_id: bytes) -> int:
 
 @dataclass(frozen=True)
 class Write:
-    """One block, as the model sees it: rows by id, or the ids to delete."""
+    """One block, as the model sees it: rows by id, or the ids to delete; `versions` of copied rows,
+    None where they are those of the commit."""
 
     delete: bool
     ids: list[bytes]
     vectors: np.ndarray[Any, np.dtype[np.float32]]
     metadata: list[bytes] | None
+    versions: list[int] | None = None
 
     def blocks(self, collection_id: int) -> list[tuple[int, RowBlock]]:
         """The block of each shard."""
@@ -60,6 +62,8 @@ class Write:
             b"" if self.delete else self.vectors.tobytes(),
             None if self.metadata is None else Blob.pack(self.metadata),
             self.delete,
+            "none" if self.versions is None else "copied",
+            b"" if self.versions is None else np.array(self.versions, dtype="<i8").tobytes(),
         )
         placed = np.array([shard_of(i) for i in self.ids])
         parts = [(shard, np.flatnonzero(placed == shard)) for shard in SHARDS]
@@ -79,7 +83,8 @@ def writes(draw: st.DrawFn) -> Write:
     values = draw(st.lists(floats, min_size=n * DIMENSION, max_size=n * DIMENSION))
     vectors = np.array(values, dtype=np.float32).reshape(n, DIMENSION)
     metadata = draw(st.none() | st.lists(metadata_json, min_size=n, max_size=n))
-    return Write(False, ids, vectors, metadata)
+    versions = draw(st.none() | st.lists(st.integers(1, 9), min_size=n, max_size=n))
+    return Write(False, ids, vectors, metadata, versions)
 
 
 def state_of(commits: list[tuple[int, list[Write]]], ts: int) -> dict[bytes, Row]:
@@ -94,7 +99,8 @@ def state_of(commits: list[tuple[int, list[Write]]], ts: int) -> dict[bytes, Row
                     rows.pop(row_id, None)
                 else:
                     text = b"" if write.metadata is None else write.metadata[at]
-                    rows[row_id] = (commit_ts, write.vectors[at].tobytes(), text)
+                    version = commit_ts if write.versions is None else write.versions[at]
+                    rows[row_id] = (version, write.vectors[at].tobytes(), text)
     return rows
 
 
@@ -320,9 +326,9 @@ def random_write(rng: random.Random) -> Write:
         return Write(True, ids, np.empty((0, DIMENSION), np.float32), None)
     values = [rng.uniform(-1, 1) for _ in range(len(ids) * DIMENSION)]
     texts = [rng.choice([b"", b'{"n":1}', b'{"n":[1,"x"]}']) for _ in ids]
-    return Write(
-        False, ids, np.array(values, np.float32).reshape(-1, DIMENSION), rng.choice([None, texts])
-    )
+    vectors = np.array(values, np.float32).reshape(-1, DIMENSION)
+    versions = [rng.randint(1, 9) for _ in ids] if rng.random() < 0.3 else None
+    return Write(False, ids, vectors, rng.choice([None, texts]), versions)
 
 
 @pytest.mark.parametrize("seed", range(12))

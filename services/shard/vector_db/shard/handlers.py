@@ -2,7 +2,8 @@
 
 Owns the invariant that an answer is of exactly the snapshot that was asked, and of exactly the
 chunks that the reading transaction names above it: views are captured on the loop once both are
-here, and are not touched by later writes. Snapshots older than the retention window are refused.
+here, and are not touched by later writes. Snapshots older than the retention window are refused,
+and those that another generation of the collection serves.
 """
 
 from __future__ import annotations
@@ -179,6 +180,15 @@ class Handlers:
             if not self._participant.votes_on(shard):
                 raise Moved(f"shard {shard} is not at the shard worker {self._participant.worker}")
 
+    def _refuse_other_generation(self, collection_id: int, snapshot_ts: int) -> None:
+        """A generation that is being filled is read as well, by whoever fills it.
+
+        Asked once the cursor has reached the snapshot: no later switch changes the answer.
+        """
+        of = self._participant.state.collections.get(collection_id)
+        if of is not None and not of.replaces and not of.serves(snapshot_ts):
+            raise Moved(f"another generation of {of.name!r} serves the snapshot {snapshot_ts}")
+
     async def _set_aside(self, request: SnapshotRequest) -> SnapshotReply:
         participant = self._participant
         if not await self._until(lambda: participant.stable_ts >= request.min_ts):
@@ -214,6 +224,7 @@ class Handlers:
         self._refuse_if_too_old(request.snapshot_ts)
         await self._reach(request.snapshot_ts)
         self._refuse_if_elsewhere(request.shards)
+        self._refuse_other_generation(request.collection_id, request.snapshot_ts)
         layers = await self._layers(request, payload)
         # While it waited, the window may have passed it, and a merge dropped rows that it shows.
         self._refuse_if_too_old(request.snapshot_ts)

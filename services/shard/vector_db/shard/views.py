@@ -150,10 +150,10 @@ class SegmentView:
     """Rows [0, rows) of one segment as of a snapshot; `name` "" = rows in memory.
 
     `vectors` float32[rows, d], contiguous, as the client sent them (bit-exact); `inverse_norms`
-    float32[rows] (cosine only, else None); `versions` int64[rows] begin_ts; `live` bool[rows],
-    None = all visible; `visible` how many (-1: to be counted); `packed` the bits of `live`,
-    `listed` the rows of `live`, ascending, where they are known; `coarse` finds candidates in rows
-    in memory.
+    float32[rows] (cosine only, else None); `versions` int64[rows], see `Segment`; `live`
+    bool[rows], None = all visible; `visible` how many (-1: to be counted); `packed` the bits of
+    `live`, `listed` the rows of `live`, ascending, where they are known; `coarse` finds candidates
+    in rows in memory.
     `plans` remembers how searches of this view are done.
     """
 

@@ -184,9 +184,9 @@ async def _create(
     finally:
         await bus.close()
     took_s = time.perf_counter() - started_s
-    size = manifest.size_bytes
+    size, count = manifest.size_bytes, len(manifest.collections_at(manifest.commit_ts))
     print(
-        f"backup {name}: {manifest.rows:,} rows of {len(manifest.collections)} collections, "
+        f"backup {name}: {manifest.rows:,} rows of {count} collections, "
         f"{size:,} bytes in {took_s:.1f} s ({size / max(took_s, 1e-9) / 1e6:,.0f} MB/s), commit_ts "
         f"{manifest.commit_ts} of {to_rfc3339(manifest.taken_ms)}"
     )
@@ -240,7 +240,7 @@ async def _list(folder: Path, verify: bool) -> None:
             facts = [
                 to_rfc3339(about.taken_ms),
                 str(about.commit_ts),
-                f"{len(about.collections):,}",
+                f"{len(about.collections_at(about.commit_ts)):,}",
                 f"{about.rows:,}",
                 f"{about.size_bytes:,}",
             ]

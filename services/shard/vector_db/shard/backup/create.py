@@ -1,8 +1,9 @@
 """Takes a backup of running workers, over the bus.
 
 Owns the invariant that all of a backup can be read at one commit, which has all that was
-acknowledged before it began, and that its catalog is exactly the one of that commit. Every
-shard is set aside at a snapshot past it, while the retention window still holds it.
+acknowledged before it began, and that its catalog is exactly the one of that commit, but for
+generations that are being filled: those have nothing that the ones in force lack. Every shard is
+set aside at a snapshot past it, while the retention window still holds it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import google_crc32c
@@ -83,7 +84,7 @@ class Creation:
         """
         catalog = await self._settled_catalog()
         commit_ts = catalog.stable_ts
-        collections = {c.id: c for c in catalog.collections if not c.name.startswith(HIDDEN_PREFIX)}
+        collections = {c.id: c for c in catalog.collections if _is_copied(c)}
         shards = sorted({shard for c in collections.values() for shard in c.shards})
         turns = asyncio.Semaphore(SHARDS_AT_ONCE)
         try:
@@ -94,7 +95,9 @@ class Creation:
             raise failed.exceptions[0] from failed
         # A drop that left rows out of a snapshot is not newer than the snapshot.
         reached = max((done.entry.ts for done in self._done), default=commit_ts)
-        left = {c.id for c in (await self._catalog_at(reached)).collections}
+        now = (await self._catalog_at(reached)).collections
+        left = {c.id for c in now}
+        _refuse_if_replaced((c for i, c in collections.items() if i not in left), now)
         manifest = self._manifest(
             name, program, catalog, {i: c for i, c in collections.items() if i in left}
         )
@@ -232,6 +235,26 @@ class Creation:
 def _is_settled(catalog: CatalogReply) -> bool:
     """Whether all of it is stable. A term has no stable commit before its takeover is one."""
     return 0 < catalog.stable_ts >= catalog.catalog_ts
+
+
+def _is_copied(collection: Collection) -> bool:
+    """Whether a backup holds it."""
+    return not collection.replaces and not collection.name.startswith(HIDDEN_PREFIX)
+
+
+def _refuse_if_replaced(gone: Iterable[Collection], now: Iterable[Collection]) -> None:
+    """What was dropped while the backup was taken is left out, but not rows that another generation
+    goes on with.
+
+    :raises BackupError: names the collection.
+    """
+    alive = {c.origin for c in now}
+    for collection in gone:
+        if collection.in_force and collection.origin in alive:
+            raise BackupError(
+                f"the collection {collection.name!r} was spread over other shards, and old ones "
+                "were given up, while the backup was taken: take it again"
+            )
 
 
 def _directory(shard: int, attempt: int) -> str:

@@ -40,7 +40,7 @@ class SegmentEntry(msgspec.Struct, frozen=True):
 
 
 class SliceEntry(msgspec.Struct, frozen=True):
-    """One collection's rows in one shard: segments oldest first, then the image of those that were
+    """One generation's rows in one shard: segments oldest first, then the image of those that were
     in memory. `rows` are visible at the backup's `commit_ts`."""
 
     collection_id: int
@@ -63,7 +63,9 @@ class Manifest(msgspec.Struct, frozen=True):
     """A whole backup.
 
     It can be read at `commit_ts`, which was the newest stable commit at `taken_ms`, and at every
-    commit back to `oldest_ts`. Collections, their options and aliases are those of `commit_ts`.
+    commit back to `oldest_ts`. Collections, their options and aliases are those of `commit_ts`. Of
+    one that was spread over other shards there are several generations, each with its rows: at a
+    commit those count of the one that serves it.
     """
 
     name: str
@@ -77,10 +79,16 @@ class Manifest(msgspec.Struct, frozen=True):
     shards: tuple[ShardEntry, ...]
     files: tuple[FileEntry, ...]
 
+    def collections_at(self, ts: int) -> tuple[Collection, ...]:
+        """The collections that existed at a commit, each in the generation that serves it."""
+        return tuple(c for c in self.collections if c.id <= ts and c.serves(ts))
+
     @property
     def rows(self) -> int:
         """Rows visible at `commit_ts`."""
-        return sum(part.rows for shard in self.shards for part in shard.slices)
+        counted = {c.id for c in self.collections_at(self.commit_ts)}
+        parts = (part for shard in self.shards for part in shard.slices)
+        return sum(part.rows for part in parts if part.collection_id in counted)
 
     @property
     def size_bytes(self) -> int:

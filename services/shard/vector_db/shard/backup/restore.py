@@ -61,7 +61,7 @@ def chosen(manifest: Manifest, at: int, names: Sequence[str]) -> list[Collection
 
     :raises BackupError: one of the names is none of them.
     """
-    there = {c.name: c for c in manifest.collections if c.id <= at}
+    there = {c.name: c for c in manifest.collections_at(at)}
     for name in names:
         if name not in there:
             known = ", ".join(sorted(there)) or "none"
@@ -126,8 +126,12 @@ class Restore:
         return Restored(self._rows, self._bytes)
 
     def _aliases(self) -> dict[str, str]:
-        names = {c.id: c.name for c in self._collections}
-        return {a: names[i] for a, i in self._manifest.aliases.items() if i in names}
+        """Alias → collection. It is of the generation at the backup's commit, and may stand for
+        another one of the same collection here."""
+        names = {c.origin: c.name for c in self._collections}
+        origins = {c.id: c.origin for c in self._manifest.collections}
+        targets = {alias: origins.get(i) for alias, i in self._manifest.aliases.items()}
+        return {alias: names[i] for alias, i in targets.items() if i in names}
 
     async def _check(self) -> set[str]:
         """The names of collections of the target, once nothing is in the way."""

@@ -2,7 +2,8 @@
 
 Owns the rule of architecture section 4, step 2: blind upserts coexist with each other, and reads
 with reads; everything else conflicts with any undecided transaction that touches the same key,
-however that one was voted on. Keys are told apart by their 64-bit hashes: two that share one
+however that one was voted on. Mirrored upserts are blind whatever else their transaction does
+(docs/adr/0019). Keys are told apart by their 64-bit hashes: two that share one
 conflict needlessly, which is one more NO that may be tried again, never a YES too many.
 """
 
@@ -29,15 +30,20 @@ LARGE_KEYS = 4096
 class Footprint:
     """What a transaction touches at one shard.
 
-    `keys` are those that it writes, in `collections`; `reads` are the keys and `whole` the
-    collections that must not change until it is decided. `blind`: its writes look at nothing.
+    It writes keys in `collections`: `blind` those whose writes look at nothing, `checked` the
+    others, None where there are none. `reads` are the keys and `whole` the collections that must
+    not change until it is decided.
     """
 
-    blind: bool
-    collections: tuple[int, ...]
-    keys: KeySource
+    collections: tuple[int, ...] = ()
+    checked: KeySource | None = None
+    blind: KeySource | None = None
     reads: Keys = ()
     whole: tuple[int, ...] = ()
+
+    def written(self) -> Keys:
+        """All keys that it writes."""
+        return [key for source in (self.checked, self.blind) if source for key in source()]
 
 
 class _KeyIndex:
@@ -116,12 +122,10 @@ class Conflicts:
         self._readers.update(new.whole)
         if new.reads:
             self._read.add(txn_id, new.reads)
-        if not new.collections:
-            return
-        if new.blind:
-            self._unindexed[txn_id] = new.keys
-        else:
-            self._checked.add(txn_id, new.keys())
+        if new.checked is not None:
+            self._checked.add(txn_id, new.checked())
+        if new.blind is not None:
+            self._unindexed[txn_id] = new.blind
 
     def remove(self, txn_id: bytes) -> None:
         """Forget a decided transaction; an unknown one is no error."""
@@ -137,8 +141,9 @@ class Conflicts:
                 if not counter[collection_id]:
                     del counter[collection_id]
         self._read.remove(txn_id)
+        self._checked.remove(txn_id)
         if self._unindexed.pop(txn_id, None) is None:
-            (self._blind if known.blind else self._checked).remove(txn_id)
+            self._blind.remove(txn_id)
 
     def any_with(self, new: Footprint) -> bool:
         """Whether another undecided transaction conflicts; ask before `add`."""
@@ -148,15 +153,14 @@ class Conflicts:
             return True
         guarded = [index for index in (self._checked, self._read) if index]
         if guarded and new.collections:
-            keys = new.keys()
+            keys = new.written()
             if any(index.hits(keys) for index in guarded):
                 return True
-        looks = bool(new.reads) or (bool(new.collections) and not new.blind)
-        if not looks:
+        if not new.reads and new.checked is None:
             return False
         for txn_id, source in self._unindexed.items():
             self._blind.add(txn_id, source())
         self._unindexed.clear()
-        if not new.blind and self._blind and self._blind.hits(new.keys()):
+        if new.checked is not None and self._blind and self._blind.hits(new.checked()):
             return True
         return bool(new.reads) and (self._checked.hits(new.reads) or self._blind.hits(new.reads))

@@ -1,6 +1,7 @@
 """What a replica says to one shard's part of a transaction: YES, or why not. Pure.
 
-Owns the rule of architecture section 4, step 2. NO may be spurious; YES must hold of the rows as
+Owns the rule of architecture section 4, step 2, and what it is for collections of which a second
+generation is filled (docs/adr/0019). NO may be spurious; YES must hold of the rows as
 they are at the cursor, which the caller has made at least the part's snapshot.
 """
 
@@ -12,10 +13,11 @@ import numpy as np
 
 from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import Prepare, ReadSet
+from vector_db.common.model.collection import Collection
 from vector_db.common.model.rows import RowBlock
 from vector_db.shard.core.conflicts import Conflicts, Footprint
 from vector_db.shard.core.parts import RowStore
-from vector_db.shard.core.staging import Part, read_hashes
+from vector_db.shard.core.staging import Part, Shape, read_hashes, shape_of
 from vector_db.shard.core.steps import Steps
 
 
@@ -28,6 +30,7 @@ class Verdict(NamedTuple):
 
 
 _DROPPED = Verdict("not_found", "the collection was dropped")
+_OVER = Verdict("conflict", "another generation of the collection is in force")
 
 
 def judge(
@@ -47,17 +50,20 @@ def judge(
     """
     if part.late or not part.whole:
         return _not_whole(part, prepare)
-    for collection_id, dimension, delete in sorted(part.shapes()):
-        collection = state.collections.get(collection_id)
-        if collection is None:
-            return _DROPPED
-        if collection.dimension != dimension:
-            return Verdict("invalid_argument", f"the dimension is {collection.dimension}")
-        if full and not delete:
+    shapes = part.shapes()
+    for shape in sorted(shapes):
+        refusal = _refusal(shape, state.collections.get(shape.collection_id), prepare.snapshot_ts)
+        if refusal is not None:
+            return refusal
+        if full and not shape.delete:
             return Verdict("storage_full", full)
-    if any(read.collection_id not in state.collections for read in prepare.reads):
-        return _DROPPED
-    if (prepare.reads or not touches.blind) and prepare.snapshot_ts < floor_ts:
+    for read in prepare.reads:
+        if (of := state.collections.get(read.collection_id)) is None:
+            return _DROPPED
+        if not _is_writable(of, prepare.snapshot_ts):
+            return _OVER
+    judged = any(shape.is_judged(prepare.mode) for shape in shapes)
+    if (prepare.reads or judged) and prepare.snapshot_ts < floor_ts:
         return Verdict("conflict", "the snapshot lies before the retention window")
     if others.any_with(touches):
         return Verdict("conflict", "another undecided transaction touches the same rows")
@@ -65,9 +71,26 @@ def judge(
         yield len(read.ids)
         if _changed(read, part.shard, prepare.snapshot_ts, store):
             return Verdict("conflict", "what was read changed since the snapshot")
-    if touches.blind:
+    if not judged:
         return Verdict()
-    return (yield from _check_versions(part, prepare.snapshot_ts, store))
+    return (yield from _check_versions(part, prepare, store))
+
+
+def _refusal(shape: Shape, collection: Collection | None, snapshot_ts: int) -> Verdict | None:
+    """Why the catalog forbids a block, whatever rows there are."""
+    if collection is None:
+        # Whether it is filled or was given up is another question than whether rows are written.
+        return Verdict("conflict", "the generation is not known here") if shape.role else _DROPPED
+    if collection.dimension != shape.dimension:
+        return Verdict("invalid_argument", f"the dimension is {collection.dimension}")
+    allowed = collection.replaces if shape.role else _is_writable(collection, snapshot_ts)
+    return None if allowed else _OVER
+
+
+def _is_writable(collection: Collection, snapshot_ts: int) -> bool:
+    """Whether a transaction of this snapshot may write to or read from that generation: it is in
+    force, and what the transaction compares with is its own."""
+    return collection.in_force and collection.since_ts <= snapshot_ts
 
 
 def _not_whole(part: Part, prepare: Prepare) -> Verdict:
@@ -93,16 +116,21 @@ def _changed(read: ReadSet, shard: int, snapshot_ts: int, store: RowStore) -> bo
     return bool(np.any(store.latest(shard, keys).changed_ts > snapshot_ts))
 
 
-def _check_versions(part: Part, snapshot_ts: int, store: RowStore) -> Steps[Verdict]:
-    """First committer wins, and the preconditions of every row."""
+def _check_versions(part: Part, prepare: Prepare, store: RowStore) -> Steps[Verdict]:
+    """First committer wins, and the preconditions of every row. Of mirrored rows the part of the
+    generation in force says that, and counts the deleted ones."""
     deleted = 0
     for block in part.blocks():
+        if not shape_of(block).is_judged(prepare.mode):
+            continue
         latest = store.latest(part.shard, block)
-        if np.any(latest.changed_ts > snapshot_ts):
+        if np.any(latest.changed_ts > prepare.snapshot_ts):
             return Verdict("conflict", "a row changed since the snapshot")
         match block.precondition:
             case "absent":
                 bad, reason, says = latest.exists, "already_exists", "exists already"
+            case "copied":
+                bad, reason, says = latest.exists, "conflict", "is there already"
             case "present":
                 bad, reason, says = ~latest.exists, "not_found", "does not exist"
             case "version":

@@ -33,6 +33,7 @@ from vector_db.common.core.messages import (
     PromiseRequest,
     SetPlacement,
     Stage,
+    SwitchCollection,
     Takeover,
     TxnStatus,
     Vote,
@@ -371,6 +372,9 @@ class Participant:
             self._states.append((ts, after))
         if isinstance(decision, CreateCollection | AlterCollection):
             self._store.add_collection(decision.collection)
+        elif isinstance(decision, SwitchCollection):
+            for collection in after.collections.values():
+                self._store.add_collection(collection)
         elif isinstance(decision, DropCollection):
             self._dropped.append((ts, decision.collection_id))
         elif isinstance(decision, SetPlacement):

@@ -19,7 +19,8 @@ class Latest:
     """The newest version of each key of a block.
 
     `exists` bool[n]; `changed_ts` int64[n], when it was last written or deleted (0: never);
-    `version` int64[n], commit_ts of the version that is alive, else 0.
+    `version` int64[n], that of the row that is alive, else 0: when it was written, in whichever
+    generation of the collection.
     """
 
     exists: np.ndarray[tuple[int], np.dtype[np.bool_]]

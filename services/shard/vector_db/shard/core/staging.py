@@ -9,17 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from vector_db.common.core.messages import Prepare, ReadSet, Stage, Vote
 from vector_db.common.model.limits import STAGED_PART_BYTES_MAX
 from vector_db.common.model.rows import U64, RowBlock, chunks_checksum, hash_ids
-from vector_db.shard.core.conflicts import Footprint, Keys
+from vector_db.shard.core.conflicts import Footprint, KeySource
 
-Shape = tuple[int, int, bool]
-"""(collection id, dimension, whether it deletes) of a block."""
+
+class Shape(NamedTuple):
+    """What kind of a block it is; `role` is ``mirrored``, ``copied`` (docs/adr/0019) or empty."""
+
+    collection_id: int
+    dimension: int
+    delete: bool
+    role: str
+
+    def is_blind(self, mode: str) -> bool:
+        """Whether such a block of a PREPARE of this mode looks at no row."""
+        if self.role:
+            return self.role == "mirrored" and not self.delete
+        return mode == "blind"
+
+    def is_judged(self, mode: str) -> bool:
+        """Whether its rows are compared with those that are there."""
+        return self.role == "copied" or (not self.role and mode != "blind")
 
 
 class RecordSource(Protocol):
@@ -38,8 +54,8 @@ class _Chunk:
 
     lsn: int
     stage: Stage | None
-    keys: Keys
-    shapes: frozenset[Shape]
+    keys: tuple[tuple[Shape, U64], ...]
+    """Of each block, the hashes of its keys."""
 
 
 @dataclass(slots=True)
@@ -87,8 +103,7 @@ class Part:
         self._chunks[index] = _Chunk(
             lsn,
             stage if held else None,
-            tuple((b.collection_id, b.hash_array().copy()) for b in stage.blocks),
-            frozenset(_shape(b) for b in stage.blocks),
+            tuple((shape_of(b), b.hash_array().copy()) for b in stage.blocks),
         )
         if len(self._crcs) == index:
             crc = self._crcs[-1] if self._crcs else 0
@@ -161,22 +176,31 @@ class Part:
 
     def shapes(self) -> set[Shape]:
         """What kinds of blocks the part has."""
-        found = {_shape(b) for b in self.prepare.blocks} if self.prepare is not None else set()
-        return found.union(*(self._chunks[i].shapes for i in self._named()))
+        return {shape for shape, _ in self._keys()}
 
-    def keys(self) -> list[tuple[int, U64]]:
-        """The keys that the part writes; no chunk is read back for it."""
-        found = [key for i in self._named() for key in self._chunks[i].keys]
+    def _keys(self) -> Iterator[tuple[Shape, U64]]:
+        """The shape of each block, and the keys that it writes; no chunk is read back for it."""
+        for i in self._named():
+            yield from self._chunks[i].keys
         if self.prepare is not None:
-            found += [(b.collection_id, b.hash_array()) for b in self.prepare.blocks]
-        return found
+            for block in self.prepare.blocks:
+                yield shape_of(block), block.hash_array()
 
     def footprint(self, prepare: Prepare) -> Footprint:
         """What the part touches."""
+        mode, shapes = prepare.mode, self.shapes()
+
+        def source(blind: bool) -> KeySource | None:
+            if all(shape.is_blind(mode) != blind for shape in shapes):
+                return None
+            return lambda: [
+                (s.collection_id, k) for s, k in self._keys() if s.is_blind(mode) == blind
+            ]
+
         return Footprint(
-            prepare.mode == "blind",
-            tuple(sorted({shape[0] for shape in self.shapes()})),
-            self.keys,
+            tuple(sorted({shape.collection_id for shape in shapes})),
+            source(False),
+            source(True),
             tuple((r.collection_id, read_hashes(r)) for r in prepare.reads if not r.whole),
             tuple(sorted({r.collection_id for r in prepare.reads if r.whole})),
         )
@@ -187,8 +211,10 @@ def read_hashes(read: ReadSet) -> U64:
     return hash_ids(read.ids.unpack()) if len(read.ids) else np.empty(0, dtype=np.uint64)
 
 
-def _shape(block: RowBlock) -> Shape:
-    return block.collection_id, block.dimension, block.delete
+def shape_of(block: RowBlock) -> Shape:
+    """What kind of a block it is."""
+    role = block.precondition if block.precondition in ("mirrored", "copied") else ""
+    return Shape(block.collection_id, block.dimension, block.delete, role)
 
 
 def _stage_bytes(stage: Stage) -> int:

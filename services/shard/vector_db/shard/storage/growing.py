@@ -8,6 +8,7 @@ views copy), so views stay valid while rows are appended, undone or split off.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,14 @@ from vector_db.shard.search.coarse import CoarseRows
 from vector_db.shard.search.columns import Columns
 from vector_db.shard.storage.order import IdRuns
 from vector_db.shard.storage.payloads import GrowingBytes, grown
-from vector_db.shard.storage.segment import inverse_norms
+from vector_db.shard.storage.segment import inverse_norms, own_versions
 from vector_db.shard.views import SegmentView
 
 _AHEAD_FROM_BYTES = 2 * 1024 * 1024
 _AHEAD_BYTES_MAX = 8 * 1024 * 1024
 """Room for vectors for which memory is taken before rows come: half of what they take, at most."""
-_ARRAYS = ("vectors", "hashes", "begin_ts", "_end_ts", "_previous", "_inverse_norms")
+_ARRAYS = ("vectors", "hashes", "begin_ts", "_end_ts", "_previous", "_inverse_norms", "_versions")
+"""`_versions` only in some segments."""
 
 
 class GrowingSegment:
@@ -40,6 +42,8 @@ class GrowingSegment:
         self.begin_ts: I64 = np.empty(0, dtype=np.int64)
         self._end_ts: I64 = np.empty(0, dtype=np.int64)
         self._inverse_norms: F32 = np.empty(0, dtype=np.float32)
+        self._versions: I64 | None = None
+        """None: they are `begin_ts`."""
         self._previous: I64 = np.empty(0, dtype=np.int64)
         """Row of the id's version before, -1 when it is not in this segment."""
         self._latest: dict[bytes, int] = {}
@@ -68,20 +72,26 @@ class GrowingSegment:
         metadata: Blob | None,
         previous: I64,
         ts: int,
+        versions: I64 | None = None,
     ) -> None:
         """Append rows with distinct ids, born at `ts`.
 
         :param previous: what `find` answers for `ids`.
+        :param versions: those that the rows have, where it is not `ts`.
         :raises ValueError: `ts` lies before the newest row's.
         """
         n, start = len(ids), self.rows
         if start and ts < int(self.begin_ts[start - 1]):
             raise ValueError(f"commit {ts} after {int(self.begin_ts[start - 1])}")
+        if versions is not None and self._versions is None:
+            self._versions = self.begin_ts[:start].copy()
         self._reserve(n)
         span = slice(start, start + n)
         self.vectors[span] = vectors
         self.hashes[span] = hashes
         self.begin_ts[span] = ts
+        if self._versions is not None:
+            self._versions[span] = ts if versions is None else versions
         self._end_ts[span] = TS_NEVER
         self._previous[span] = previous
         if self.cosine:
@@ -119,8 +129,9 @@ class GrowingSegment:
         if changed:
             self._forget_latest(keep)
             # Without room behind the kept rows, the next append copies them elsewhere.
-            for name in _ARRAYS:
-                setattr(self, name, getattr(self, name)[:keep])
+            for name, array in self._arrays():
+                setattr(self, name, array[:keep])
+            self._drop_plain_versions()
             self.ids, self.metadata = self.ids.copy(0, keep), self.metadata.copy(0, keep)
             self._restart(keep)
         end = self._end_ts[:keep]
@@ -140,8 +151,9 @@ class GrowingSegment:
         if keep == self.rows:
             return tail
         start, stop = keep, self.rows
-        for name in _ARRAYS:
-            setattr(tail, name, getattr(self, name)[start:stop].copy())
+        for name, array in self._arrays():
+            setattr(tail, name, array[start:stop].copy())
+        tail._drop_plain_versions()
         tail._previous = np.maximum(tail._previous - start, -1)
         tail.ids, tail.metadata = self.ids.copy(start, stop), self.metadata.copy(start, stop)
         tail._restart(stop - start)
@@ -163,14 +175,17 @@ class GrowingSegment:
         norms: F32 | None,
         ids: GrowingBytes,
         metadata: GrowingBytes,
+        versions: I64 | None = None,
     ) -> GrowingSegment:
         """The segment with these rows, taken over as they are; ids may repeat.
 
         :param norms: inverse norms where the metric is cosine.
+        :param versions: None: they are `begin_ts`.
         """
         segment = cls(vectors.shape[1], norms is not None)
         segment.vectors, segment.hashes = vectors, hashes
         segment.begin_ts, segment._end_ts = begin_ts, end_ts
+        segment._versions = versions
         if norms is not None:
             segment._inverse_norms = norms
         segment.ids, segment.metadata = ids, metadata
@@ -184,6 +199,10 @@ class GrowingSegment:
         return segment
 
     # --- reads ----------------------------------------------------------------------------------
+
+    @property
+    def versions(self) -> I64:
+        return self.begin_ts if self._versions is None else self._versions
 
     def prefix(self, ts: int) -> int:
         """How many rows were born at or before `ts`."""
@@ -222,7 +241,7 @@ class GrowingSegment:
             rows=n,
             vectors=self.vectors[:n],
             inverse_norms=self._inverse_norms[:n] if self.cosine else None,
-            versions=self.begin_ts[:n],
+            versions=self.versions[:n],
             live=live,
             ids=self.ids,
             metadata=self.metadata,
@@ -235,6 +254,11 @@ class GrowingSegment:
     def inverse_norm_column(self, rows: int) -> F32 | None:
         """float32[rows], None unless the metric is cosine."""
         return self._inverse_norms[:rows] if self.cosine else None
+
+    def version_column(self, rows: int) -> I64 | None:
+        """int64[rows], None where the versions are `begin_ts`."""
+        kept = self._versions
+        return None if kept is None else own_versions(kept[:rows], self.begin_ts[:rows])
 
     def payload_bytes(self, rows: int) -> int:
         """Bytes of vectors, ids and metadata of the first `rows` rows."""
@@ -250,7 +274,7 @@ class GrowingSegment:
     @property
     def memory_bytes(self) -> int:
         """Bytes written, not the room behind them; a dict entry with its key counts as 150."""
-        arrays = (getattr(self, name) for name in _ARRAYS)
+        arrays = [array for _, array in self._arrays()]
         row_bytes = sum(a.itemsize * (self.dimension if a.ndim == 2 else 1) for a in arrays)
         offsets = 2 * 8 * self.rows
         return int(
@@ -266,15 +290,24 @@ class GrowingSegment:
 
     def _reserve(self, n: int) -> None:
         need = self.rows + n
-        for name in _ARRAYS:
+        for name, array in self._arrays():
             if name == "_inverse_norms" and not self.cosine:
                 continue
             # Wide columns grow by other steps than narrow ones: each has its own room.
-            array = getattr(self, name)
             if len(array) < need:
                 setattr(self, name, grown(array, self.rows, need))
                 if name == "vectors":
                     self._paged_bytes = 0
+
+    def _arrays(self) -> list[tuple[str, NDArray[Any]]]:
+        """The columns that there are, by name."""
+        arrays = [(name, getattr(self, name)) for name in _ARRAYS]
+        return [(name, array) for name, array in arrays if array is not None]
+
+    def _drop_plain_versions(self) -> None:
+        """Rows left, and with them maybe all whose version was not their `begin_ts`."""
+        if self._versions is not None:
+            self._versions = own_versions(self._versions, self.begin_ts)
 
     def _forget_latest(self, keep: int) -> None:
         """Point every id of the rows from `keep` on at its version before."""

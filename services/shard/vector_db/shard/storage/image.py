@@ -36,6 +36,8 @@ class MemoryPart:
     hashes: U64
     begin_ts: I64
     end_ts: I64
+    versions: I64 | None
+    """None where they are `begin_ts`."""
 
 
 def capture(segment: GrowingSegment, ts: int) -> MemoryPart:
@@ -46,6 +48,7 @@ def capture(segment: GrowingSegment, ts: int) -> MemoryPart:
     return MemoryPart(
         n, segment.ids, segment.metadata, segment.vectors[:n],
         segment.inverse_norm_column(n), segment.hashes[:n], segment.begin_ts[:n], end,
+        segment.version_column(n),
     )  # fmt: skip
 
 
@@ -75,6 +78,10 @@ def write_image(disk: Disk, name: str, dimension: int, parts: Sequence[MemoryPar
     norms = [p.norms for p in parts if p.norms is not None]
     if norms:
         columns["inverse_norms"] = np.concatenate(norms)
+    if any(p.versions is not None for p in parts):
+        columns["versions"] = np.concatenate(
+            [p.begin_ts if p.versions is None else p.versions for p in parts]
+        )
     meta = {"rows": rows, "dimension": dimension, "cosine": bool(norms)}
     return write_table(disk, name, _IMAGE, meta, columns)
 
@@ -103,6 +110,7 @@ def read_image(disk: Disk, name: str, dimension: int, cosine: bool) -> tuple[Gro
         norms=table.column("inverse_norms").copy() if cosine else None,
         ids=payload("ids"),
         metadata=payload("metadata"),
+        versions=table.column("versions").copy() if table.has("versions") else None,
     )
     return segment, table.size_bytes
 

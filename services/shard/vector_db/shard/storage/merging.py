@@ -17,6 +17,7 @@ from vector_db.common.model.rows import F32, I64, U64
 from vector_db.common.ports import Disk
 from vector_db.shard.storage.payloads import BytesReader, GrowingBytes
 from vector_db.shard.storage.sealed import SealedSegment
+from vector_db.shard.storage.segment import own_versions
 from vector_db.shard.storage.segment_files import SegmentRows, write_segment
 
 _BLOCK_ROWS = 16_384
@@ -46,14 +47,20 @@ def write_merged(
     norms = None
     if first.cosine:
         norms = np.concatenate([_pick(s.inverse_norms, rows) for s, rows in pairs])
+    begin_ts = np.concatenate([_pick(s.begin_ts, rows) for s, rows in pairs])
+    versions = None
+    if any(s.has_versions for s, _ in pairs):
+        kept_versions = np.concatenate([_pick(s.versions, rows) for s, rows in pairs])
+        versions = own_versions(kept_versions, begin_ts)
     merged = SegmentRows(
         first.dimension,
         _blocks(pairs),
         np.concatenate([_pick(_row_hashes(s), rows) for s, rows in pairs]),
-        np.concatenate([_pick(s.begin_ts, rows) for s, rows in pairs]),
+        begin_ts,
         ids,
         metadata,
         norms,
+        versions,
     )
     write_segment(disk, name, merged, fields)
     return len(merged.hashes)

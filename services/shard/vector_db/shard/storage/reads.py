@@ -59,7 +59,7 @@ def rows_reply(places: Sequence[Place], dimension: int, include_vectors: bool) -
         if isinstance(segment, StagedRows):
             names, texts, raw = segment.take(rows, include_vectors)
         else:
-            versions[positions] = segment.begin_ts[rows]
+            versions[positions] = segment.versions[rows]
             names, texts = segment.ids.take(rows), segment.metadata.take(rows)
             raw = segment.vectors[rows] if include_vectors else vectors
         if include_vectors:

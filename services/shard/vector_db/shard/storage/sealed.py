@@ -124,6 +124,15 @@ class SealedSegment:
         return self._table.column("begin_ts")
 
     @property
+    def versions(self) -> I64:
+        return self._table.column("versions" if self.has_versions else "begin_ts")
+
+    @property
+    def has_versions(self) -> bool:
+        """Whether any row's version is not its `begin_ts`."""
+        return self._table.has("versions")
+
+    @property
     def inverse_norms(self) -> F32 | None:
         """float32[rows], None unless the metric is cosine."""
         return self._table.column("inverse_norms") if self.cosine else None
@@ -150,7 +159,8 @@ class SealedSegment:
         :raises StorageCorrupt: names file and offset.
         """
         self._table.verify()
-        if self.vectors.shape != (self.rows, self.dimension) or len(self.begin_ts) != self.rows:
+        lengths = {len(self.begin_ts), len(self.versions), self.rows}
+        if self.vectors.shape != (self.rows, self.dimension) or len(lengths) > 1:
             raise StorageCorrupt(f"{self.name}: the columns disagree on the row count (offset 0)")
         if self._fields is not None:
             self._fields.verify()
@@ -200,7 +210,7 @@ class SealedSegment:
             rows=n,
             vectors=self.vectors[:n],
             inverse_norms=None if norms is None else norms[:n],
-            versions=self.begin_ts[:n],
+            versions=self.versions[:n],
             live=None if live is None else live[:n],
             ids=self.ids,
             metadata=self.metadata,

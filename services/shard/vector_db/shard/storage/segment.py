@@ -17,6 +17,9 @@ class Segment(Protocol):
 
     A row is visible at `s` when ``begin_ts <= s < end_ts``. Of one id, the newest row with
     ``begin_ts <= s`` decides: every older one ended when it began, or before.
+
+    The *version* of a row, which is answered and compared with, is its ``begin_ts``, unless it was
+    copied from another generation of its collection: then it is the one that it had there.
     """
 
     rows: int
@@ -28,6 +31,10 @@ class Segment(Protocol):
     @property
     def begin_ts(self) -> I64:
         """int64[≥ rows]"""
+
+    @property
+    def versions(self) -> I64:
+        """int64[≥ rows]; `begin_ts` itself where no row has another one."""
 
     @property
     def ids(self) -> BytesReader: ...
@@ -49,6 +56,11 @@ class Segment(Protocol):
 
     def undo_above(self, ts: int) -> bool:
         """Forget rows and deaths after `ts`; whether there were any."""
+
+
+def own_versions(versions: I64, begin_ts: I64) -> I64 | None:
+    """The versions of some rows if they have to be kept; None: they are when the rows began."""
+    return None if np.array_equal(versions, begin_ts) else versions
 
 
 def inverse_norms(vectors: F32) -> F32:

@@ -32,7 +32,8 @@ class SegmentRows:
     """The rows of a segment to write, in commit order.
 
     `blocks` float32[≤ n, dimension] in turn; `hashes` uint64[n], `begin_ts` int64[n]; `norms`
-    float32[n] where the metric is cosine, else None.
+    float32[n] where the metric is cosine, else None; `versions` int64[n], None where they are
+    `begin_ts`.
     """
 
     dimension: int
@@ -42,6 +43,7 @@ class SegmentRows:
     ids: GrowingBytes
     metadata: GrowingBytes
     norms: F32 | None
+    versions: I64 | None = None
 
 
 def write_sealed(
@@ -61,6 +63,7 @@ def write_sealed(
         growing.ids,
         growing.metadata,
         growing.inverse_norm_column(n),
+        growing.version_column(n),
     )
     write_segment(disk, name, rows, fields)
 
@@ -98,6 +101,8 @@ def write_segment(disk: Disk, name: str, rows: SegmentRows, fields: Sequence[str
     }
     if rows.norms is not None:
         columns["inverse_norms"] = rows.norms
+    if rows.versions is not None:
+        columns["versions"] = rows.versions
     meta = {
         "rows": n,
         "dimension": rows.dimension,

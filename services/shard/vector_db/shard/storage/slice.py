@@ -82,8 +82,16 @@ class Slice:
         for segment, _, rows in self._newest(ids, hashes, in_growing):
             alive += segment.kill(rows, ts)
         if not block.delete:
+            versions = block.version_array() if block.precondition == "copied" else None
             self.growing.append(
-                ids, block.ids, hashes, block.vector_array(), block.metadata, in_growing, ts
+                ids,
+                block.ids,
+                hashes,
+                block.vector_array(),
+                block.metadata,
+                in_growing,
+                ts,
+                versions,
             )
         if alive or not block.delete:
             self.changed_ts = max(self.changed_ts, ts)
@@ -178,7 +186,7 @@ class Slice:
             alive = end == TS_NEVER
             exists[at] = alive
             changed[at] = np.where(alive, begin, end)
-            version[at] = np.where(alive, begin, 0)
+            version[at] = np.where(alive, segment.versions[rows], 0)
         return Latest(exists, changed, version)
 
     def locate(

@@ -181,6 +181,10 @@ class Table:
         self._columns[name] = column
         return column
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a column."""
+        return name in self._entries
+
     def size_of(self, name: str) -> int:
         """Bytes of a column, 0 where there is none."""
         entry = self._entries.get(name)
