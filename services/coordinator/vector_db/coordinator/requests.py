@@ -36,8 +36,9 @@ from vector_db.common.model.errors import (
 )
 from vector_db.common.model.ids import IDEMPOTENCY_COLLECTION, validate_collection_name
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
+from vector_db.coordinator.changes import CATALOG_TIMEOUT_S, Placed, ShardChoice
 from vector_db.coordinator.core.catalog import aliases_after, altered, check_create, to_drop
-from vector_db.coordinator.term import CATALOG_TIMEOUT_S, Placed, ShardChoice, Term
+from vector_db.coordinator.term import Term
 
 CONFIRM_TIMEOUT_S = 2.0
 
@@ -71,13 +72,13 @@ class Requests:
                 await self._create(message)
                 return self._catalog()
             case DropCollectionRequest():
-                await self._term.drop(lambda: to_drop(self._term.state, message.name))
+                await self._term.changes.drop(lambda: to_drop(self._term.state, message.name))
                 return self._catalog()
             case AlterCollectionRequest():
-                await self._term.alter(lambda: altered(self._term.state, message))
+                await self._term.changes.alter(lambda: altered(self._term.state, message))
                 return self._catalog()
             case SetAliasesRequest():
-                await self._term.set_aliases(
+                await self._term.changes.set_aliases(
                     lambda: aliases_after(self._term.state, message.changes)
                 )
                 return self._catalog()
@@ -112,7 +113,7 @@ class Requests:
         if asked.name != IDEMPOTENCY_COLLECTION:
             validate_collection_name(asked.name)
         try:
-            await self._term.create(asked, lambda: self._choose(asked))
+            await self._term.changes.create(asked, lambda: self._choose(asked))
         except AlreadyExists:
             existing = self._term.state.by_name(asked.name)
             if not asked.if_absent or existing is None:
@@ -173,7 +174,7 @@ class Requests:
             moves = msgspec.structs.replace(state.moves, draining=tuple(sorted(draining)))
             return state.replicas, moves
 
-        await self._term.place(choose)
+        await self._term.changes.place(choose)
 
     async def _strong(self) -> StrongReply:
         """`stable_ts`, once a majority of some shard confirms that this term is still theirs."""
