@@ -15,6 +15,7 @@ from vector_db.common.core.subjects import shard_log
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import Unavailable, VectorDBError
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable
+from vector_db.coordinator.core.catalog import Spreading
 from vector_db.coordinator.core.sequencer import Effects, Reply, Sequencer
 
 CATALOG_TIMEOUT_S = 10.0
@@ -70,15 +71,66 @@ class Changes:
                 )
             )
 
-    async def drop(self, find: Callable[[], Collection]) -> None:
-        """Drop the collection that `find` gives once it is this change's turn.
+    async def spread(
+        self, plan: Callable[[], Spreading], choose: Callable[[Collection], ShardChoice]
+    ) -> int:
+        """Begin to spread a collection, or give that up, as `plan` says; `choose` picks the shards.
+        What has to be stable for it to be done.
+
+        :raises Unavailable: it is not known to be durable.
+        """
+        async with self._lock:
+            await self._settle()
+            planned = plan()
+            if (generation := planned.give_up) is not None:
+                await self._answered(
+                    lambda token: self._sequencer.drop_generation(generation, token)
+                )
+            elif (collection := planned.begin) is not None:
+                shards, replicas = choose(collection)
+                await self._make_logs(replicas)
+                await self._answered(
+                    lambda token: self._sequencer.spread_collection(
+                        collection, shards, replicas, token
+                    )
+                )
+            return planned.until_ts
+
+    async def switch(self, find: Callable[[], Collection | None], now_ms: int) -> bool:
+        """Put the generation that `find` gives in the place of the one in force; false: none.
+
+        :raises Unavailable: it is not known to be durable.
+        """
+        async with self._lock:
+            await self._settle()
+            if (generation := find()) is None:
+                return False
+            await self._answered(
+                lambda token: self._sequencer.switch_collection(generation, now_ms, token)
+            )
+        return True
+
+    async def end_generation(self, find: Callable[[], Collection | None]) -> bool:
+        """Drop the generation, not in force, that `find` gives; false: none.
+
+        :raises Unavailable: it is not known to be durable.
+        """
+        async with self._lock:
+            await self._settle()
+            if (generation := find()) is None:
+                return False
+            await self._answered(lambda token: self._sequencer.drop_generation(generation, token))
+        return True
+
+    async def drop(self, find: Callable[[], tuple[Collection, ...]]) -> None:
+        """Drop the collection whose generations `find` gives once it is this change's turn.
 
         :raises Unavailable: it is not known to be durable.
         """
         await self._change(lambda token: self._sequencer.drop_collection(find(), token))
 
-    async def alter(self, make: Callable[[], Collection]) -> None:
-        """Put the catalog entry that `make` gives in the place of the one with its id.
+    async def alter(self, make: Callable[[], tuple[Collection, ...]]) -> None:
+        """Put the catalog entries that `make` gives in the place of those with their ids.
 
         :raises Unavailable: it is not known to be durable.
         """
@@ -120,7 +172,8 @@ class Changes:
             return
         self._settled.clear()
         try:
-            await asyncio.wait_for(self._settled.wait(), CATALOG_TIMEOUT_S)
+            async with asyncio.timeout(CATALOG_TIMEOUT_S):
+                await self._settled.wait()
         except TimeoutError:
             raise Unavailable("the placement is changing, try again") from None
 
@@ -148,7 +201,8 @@ class Changes:
             raise
         self._carry_out(effects)
         try:
-            await asyncio.wait_for(future, CATALOG_TIMEOUT_S)
+            async with asyncio.timeout(CATALOG_TIMEOUT_S):
+                await future
         except TimeoutError:
             raise Unavailable(
                 "the catalog change is decided, but not every shard worker confirmed it yet"

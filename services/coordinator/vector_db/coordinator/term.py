@@ -169,17 +169,17 @@ class Term:
             last_ts=sequencer.last_ts,
         )
 
-    async def lead(self, control: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Until the term is lost; `control` moves replicas beside it.
+    async def lead(self, *beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Until the term is lost; what goes on `beside` ends with it.
 
         :raises TermLost: why.
         """
         self._decisions.set()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for part in (self._publish, self._tell, self._beats, self._ticks, self._trims):
-                    tasks.create_task(part(), name=f"term.{part.__name__}")
-                tasks.create_task(control(), name="term.control")
+                own = (self._publish, self._tell, self._beats, self._ticks, self._trims)
+                for part in (*own, *beside):
+                    tasks.create_task(part(), name=part.__qualname__)
                 await self._lost
         except* TermLost as lost:
             raise TermLost(str(lost.exceptions[0])) from None
@@ -229,7 +229,9 @@ class Term:
                 raise TermLost(f"its own beats were not heard for {quiet_s:.1f} s")
             await asyncio.sleep(BEAT_PAUSE_S)
             try:
-                await asyncio.wait_for(self._stable.wait(), BEAT_S - BEAT_PAUSE_S)
+                # `wait_for` may take the end of the term for the event, if both come at once.
+                async with asyncio.timeout(BEAT_S - BEAT_PAUSE_S):
+                    await self._stable.wait()
             except TimeoutError:
                 continue
             self._stable.clear()
