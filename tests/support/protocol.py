@@ -152,6 +152,7 @@ def vote(
     deadline_ms: int = FAR_MS,
     deleted: int = 0,
     collections: Sequence[int] = (COLLECTION,),
+    catalog_ts: int = COLLECTION,
     at_ts: int | None = None,
 ) -> Vote:
     """`at_ts` None: in the knowledge of all that the term has decided."""
@@ -162,7 +163,7 @@ def vote(
         worker=worker,
         yes=not no,
         participants=tuple(participants) if participants else (shard,),
-        catalog_ts=COLLECTION,
+        catalog_ts=catalog_ts,
         collections=tuple(collections),
         gateway="g",
         deadline_ms=deadline_ms,

@@ -66,6 +66,8 @@ def show_decision(decision: Decision) -> str:
             return f"{show(ts)} create {collection.name} on {','.join(map(str, collection.shards))}"
         case AlterCollection(ts, collection):
             return f"{show(ts)} alter {collection.name}"
+        case SwitchCollection(ts, collection_id):
+            return f"{show(ts)} switch to {show(collection_id)}"
         case SetAliases(ts, aliases):
             told = ",".join(f"{a}={show(i)}" for a, i in sorted(aliases.items()))
             return f"{show(ts)} alias {told or 'nothing'}"
@@ -186,7 +188,7 @@ class Domain:
         collection = sequencer.state.by_name(name)
         if collection is None:
             raise ValueError(f"no collection {name}")
-        yield from self._effects(sequencer, sequencer.drop_collection(collection, 1))
+        yield from self._effects(sequencer, sequencer.drop_collection((collection,), 1))
 
     def do_now(self, ms: str) -> Output:
         """The time moves on, and every sequencer looks at the clock."""

@@ -11,15 +11,27 @@ from vector_db.common.core.messages import (
     AlterCollection,
     AlterCollectionRequest,
     Commit,
+    CreateCollection,
     CreateCollectionRequest,
     DropCollection,
     SetAliases,
+    SpreadRequest,
+    SwitchCollection,
 )
 from vector_db.common.model.collection import IndexChange, IndexKind, IndexOptions
 from vector_db.common.model.errors import AlreadyExists, InvalidArgument, NotFound, TooLarge
 from vector_db.common.model.ids import make_ts
 from vector_db.common.model.limits import ALIASES_MAX
-from vector_db.coordinator.core.catalog import aliases_after, altered, check_create, to_drop
+from vector_db.coordinator.core.catalog import (
+    Spreading,
+    aliases_after,
+    altered,
+    check_create,
+    to_drop,
+    to_end,
+    to_spread,
+    to_switch,
+)
 from vector_db.coordinator.core.sequencer import Sequencer
 
 T = make_ts
@@ -61,11 +73,11 @@ def test_options_out_of_bounds_are_refused_of_new_and_of_altered_collections() -
 
 
 def test_an_altered_entry_differs_in_what_was_asked_for_alone() -> None:
-    first = altered(STATE, AlterCollectionRequest("one", IndexChange(m=32), fields=("a",)))
+    (first,) = altered(STATE, AlterCollectionRequest("one", IndexChange(m=32), fields=("a",)))
     assert first == msgspec.structs.replace(ONE, index=IndexOptions(m=32), fields=("a",))
     state = STATE.after(AlterCollection(T(1, 5), first))
     kind = IndexChange(kind=IndexKind.EXACT)
-    second = altered(state, AlterCollectionRequest("now", kind, 0.9))
+    (second,) = altered(state, AlterCollectionRequest("now", kind, 0.9))
     assert (second.id, second.fields, second.recall_target) == (ONE.id, ("a",), 0.9)
     assert second.index == IndexOptions(IndexKind.EXACT, m=32), "the change before it stays"
     for name in ("absent", "_hidden"):
@@ -74,7 +86,7 @@ def test_an_altered_entry_differs_in_what_was_asked_for_alone() -> None:
 
 
 def test_a_collection_is_dropped_by_its_own_name_only() -> None:
-    assert to_drop(STATE, "one") == ONE
+    assert to_drop(STATE, "one") == (ONE,)
     with pytest.raises(InvalidArgument, match="'now' is an alias of collection 'one'"):
         to_drop(STATE, "now")
     with pytest.raises(NotFound):
@@ -111,6 +123,78 @@ def test_an_alias_that_cannot_be_is_refused(
         aliases_after(STATE, changes)
 
 
+# --- collections that are spread ------------------------------------------------------------------
+
+FILLED = msgspec.structs.replace(
+    ONE, id=T(1, 5), shards=(0, 1, 2, 3), first_id=ONE.id, replaces=ONE.id
+)
+ON_ITS_WAY = STATE.after(CreateCollection(T(1, 5), FILLED))
+SPREAD = ON_ITS_WAY.after(SwitchCollection(T(1, 6), FILLED.id, 5_000))
+
+
+def test_a_collection_is_spread_by_its_name_or_an_alias_over_as_many_shards_as_there_are() -> None:
+    for name in ("one", "now"):
+        assert to_spread(STATE, SpreadRequest(name, 4), 4) == Spreading(begin=ONE)
+    for name in ("absent", "_hidden"):
+        with pytest.raises(NotFound):
+            to_spread(STATE, SpreadRequest(name, 4), 4)
+    for shards in (-1, 0, 5):
+        with pytest.raises(InvalidArgument, match="must be 1 to VECTOR_DB_SHARD_COUNT = 4"):
+            to_spread(STATE, SpreadRequest("one", shards), 4)
+
+
+def test_the_number_of_shards_that_is_there_or_on_its_way_changes_nothing() -> None:
+    assert to_spread(STATE, SpreadRequest("one", 2), 4) == Spreading(until_ts=T(1, 4))
+    assert to_spread(ON_ITS_WAY, SpreadRequest("now", 4), 4) == Spreading(until_ts=T(1, 5))
+    assert to_spread(SPREAD, SpreadRequest("one", 4), 4) == Spreading(until_ts=T(1, 6))
+
+
+def test_the_present_number_gives_up_what_is_on_its_way_and_another_one_has_to_wait() -> None:
+    assert to_spread(ON_ITS_WAY, SpreadRequest("one", 2), 4) == Spreading(give_up=FILLED)
+    message = "being spread over 4 shards; ask for its present 2 to give that up, or wait"
+    with pytest.raises(AlreadyExists, match=message):
+        to_spread(ON_ITS_WAY, SpreadRequest("one", 3), 4)
+    in_force = SPREAD.collections[FILLED.id]
+    assert to_spread(SPREAD, SpreadRequest("one", 2), 4) == Spreading(begin=in_force)
+
+
+def test_what_is_filled_takes_its_place_once_and_not_after_it_was_given_up() -> None:
+    assert to_switch(ON_ITS_WAY, FILLED.id) == FILLED
+    assert to_switch(SPREAD, FILLED.id) is None
+    assert to_switch(STATE, FILLED.id) is None
+
+
+def test_a_generation_ends_when_no_snapshot_of_it_may_be_read_any_more() -> None:
+    assert to_end(ON_ITS_WAY, 1 << 50, 1_000) is None
+    assert to_end(SPREAD, 5_999, 1_000) is None
+    assert to_end(SPREAD, 6_000, 1_000) == SPREAD.collections[ONE.id]
+
+
+def test_a_change_of_options_is_one_of_all_generations_that_are_written_to() -> None:
+    asked = AlterCollectionRequest("one", IndexChange(m=32), 0.9, ("a",))
+    filled, in_force = altered(ON_ITS_WAY, asked)
+    wanted = {"index": IndexOptions(m=32), "recall_target": 0.9, "fields": ("a",)}
+    assert filled == msgspec.structs.replace(FILLED, **wanted)
+    assert in_force == msgspec.structs.replace(ONE, **wanted)
+    (alone,) = altered(SPREAD, asked)
+    assert alone == msgspec.structs.replace(SPREAD.collections[FILLED.id], **wanted)
+
+
+def test_a_drop_is_one_of_all_generations_and_of_the_one_in_force_last() -> None:
+    assert to_drop(ON_ITS_WAY, "one") == (FILLED, ONE)
+    again = msgspec.structs.replace(FILLED, id=T(1, 7), replaces=FILLED.id)
+    state = SPREAD.after(CreateCollection(T(1, 7), again))
+    over, in_force = state.collections[ONE.id], state.collections[FILLED.id]
+    assert to_drop(state, "one") == (again, over, in_force)
+
+
+def test_names_and_aliases_mean_the_generation_in_force() -> None:
+    with pytest.raises(AlreadyExists):
+        check_create(ON_ITS_WAY, new("one"))
+    assert aliases_after(ON_ITS_WAY, {"new": "one"})["new"] == ONE.id
+    assert aliases_after(SPREAD, {"new": "one"}) == {"now": FILLED.id, "new": FILLED.id}
+
+
 # --- what is decided ------------------------------------------------------------------------------
 
 
@@ -129,7 +213,7 @@ def begun() -> Sequencer:
 def test_options_and_aliases_are_answered_once_durable_in_the_order_of_their_decisions() -> None:
     sequencer = begun()
     changed = msgspec.structs.replace(ONE, recall_target=0.9)
-    assert not sequencer.alter_collection(changed, 7).replies
+    assert not sequencer.alter_collection((changed,), 7).replies
     assert not sequencer.set_aliases({"now": TWO.id}, 8).replies
     record = sequencer.take_record(NOW_MS)
     assert record.decisions == (
@@ -149,7 +233,7 @@ def test_a_change_of_options_aborts_no_transaction() -> None:
     parts = (0, 1)
     first = vote("t", "w1", shard=0, participants=parts, term=2, collections=(ONE.id,))
     sequencer.vote(first, NOW_MS)
-    sequencer.alter_collection(msgspec.structs.replace(ONE, fields=("lang",)), 7)
+    sequencer.alter_collection((msgspec.structs.replace(ONE, fields=("lang",)),), 7)
     second = vote("t", "w2", shard=1, participants=parts, term=2, collections=(ONE.id,))
     assert not sequencer.vote(second, NOW_MS).outcomes
     kinds = [type(d) for d in sequencer.take_record(NOW_MS).decisions]
@@ -159,7 +243,7 @@ def test_a_change_of_options_aborts_no_transaction() -> None:
 def test_a_drop_ends_the_aliases_of_its_collection() -> None:
     sequencer = begun()
     sequencer.set_aliases({"now": ONE.id, "other": TWO.id}, 7)
-    sequencer.drop_collection(ONE, 8)
+    sequencer.drop_collection((ONE,), 8)
     assert sequencer.state.aliases == {"other": TWO.id}
     assert sequencer.state.by_name("now") is None
     assert isinstance(sequencer.take_record(NOW_MS).decisions[-1], DropCollection)

@@ -427,7 +427,7 @@ def test_a_drop_aborts_what_is_undecided_on_the_collection() -> None:
     sequencer = begun(ONE_EACH)
     cast(sequencer, ("w1", 0, ""))
     (found,) = sequencer.state.collections.values()
-    effects = sequencer.drop_collection(found, 3)
+    effects = sequencer.drop_collection((found,), 3)
     assert [o.reason for _, o in effects.outcomes] == ["not_found"]
     assert [type(d) for d in decided(sequencer)] == [DropCollection, Abort]
     assert sequencer.state.by_name("c") is None
@@ -437,7 +437,7 @@ def test_a_drop_aborts_what_is_undecided_on_the_collection() -> None:
 def test_a_write_to_a_collection_that_was_dropped_in_between_is_aborted() -> None:
     sequencer = begun(ONE_EACH)
     (found,) = sequencer.state.collections.values()
-    sequencer.drop_collection(found, 3)
+    sequencer.drop_collection((found,), 3)
     effects = cast(sequencer, *YES_ON_BOTH)
     assert [o.reason for _, o in effects.outcomes] == ["not_found"]
     assert Commit not in {type(d) for d in decided(sequencer)}

@@ -59,14 +59,14 @@ class MemoryCatalog:
         self.state = DomainState(0, entries, aliases=self.state.aliases)
 
     def forget(self, name: str) -> None:
-        gone = to_drop(self.state, name).id
+        gone = to_drop(self.state, name)[-1].id
         entries = {i: c for i, c in self.state.collections.items() if i != gone}
         aliases = {a: i for a, i in self.state.aliases.items() if i != gone}
         self.state = DomainState(0, entries, aliases=aliases)
 
     async def alter_collection(self, name: str, change: CollectionChange) -> Collection:
         asked = AlterCollectionRequest(name, change.index, change.recall_target, change.fields)
-        entry = altered(self.state, asked)
+        (entry,) = altered(self.state, asked)
         self.tick()
         self._put(entry)
         return entry

@@ -41,6 +41,7 @@ from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import ClusterMismatch, HistoryLost, Survey
 from vector_db.coordinator.metrics import CoordinatorMetrics
 from vector_db.coordinator.requests import Requests
+from vector_db.coordinator.spreading import Spreader
 from vector_db.coordinator.term import Term, TermLost
 
 BEAT_TIMEOUT_S = 1.5
@@ -61,6 +62,7 @@ class Coordinator:
         self._bus = runtime.bus
         self._clock = runtime.clock
         self._shard_count = config.sharding.shard_count
+        self._retention_s = config.transactions.retention_s
         sharding = config.sharding
         self._wanted = Placing(
             sharding.replication_factor, sharding.copies_max, sharding.failover_grace_s
@@ -84,7 +86,10 @@ class Coordinator:
         self._wall_base = (self._clock.wall_ms(), self._clock.monotonic_s())
         self._runner: asyncio.Task[None] | None = None
         self._controller: Controller | None = None
-        self._metrics = CoordinatorMetrics(runtime.metrics, lambda: self._controller)
+        self._spreader: Spreader | None = None
+        self._metrics = CoordinatorMetrics(
+            runtime.metrics, lambda: self._controller, lambda: self._spreader
+        )
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -342,17 +347,18 @@ class Coordinator:
         controller = Controller(
             term, self._clock, lambda: self._members, self._wanted, self._metrics.moved
         )
+        spreader = Spreader(self._bus, term, self._wall_ms, self._retention_s, self._metrics.copied)
         self._metrics.term.set(sequencer_.term)
         self._metrics.undecided.set_function(lambda: sequencer_.counts()["undecided"])
         serving = await self._bus.serve(sequencer(), requests.handle)
         self._log.info("leads", term=sequencer_.term, shards=len(sequencer_.state.replicas))
-        self._term, self._controller = term, controller
+        self._term, self._controller, self._spreader = term, controller, spreader
         self._leading.set()
         try:
-            await term.lead(controller.run)
+            await term.lead(controller.run, spreader.run)
         finally:
             self._stable_ts = max(self._stable_ts, sequencer_.stable_ts)
-            self._term = self._controller = None
+            self._term = self._controller = self._spreader = None
             self._metrics.term.set(0)
             await serving.close()
 

@@ -18,9 +18,10 @@ from vector_db.common.core.messages import Member, Moves
 from vector_db.common.model.errors import Unavailable
 from vector_db.common.model.ids import make_ts
 from vector_db.common.ports import Clock
+from vector_db.coordinator.changes import Placed
 from vector_db.coordinator.core.moves import Change, Placement, WorkerFacts
 from vector_db.coordinator.core.rebalance import next_placement
-from vector_db.coordinator.term import Placed, Term
+from vector_db.coordinator.term import Term
 
 TURN_S = 0.25
 MEMBER_TIMEOUT_S = 3.0
@@ -77,7 +78,7 @@ class Controller:
             if self._next() is None:
                 continue
             try:
-                await self._term.place(self._step)
+                await self._term.changes.place(self._step)
             except Unavailable as error:
                 self._log.warning("the placement is not in force yet", error=str(error))
 

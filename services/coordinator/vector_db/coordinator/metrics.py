@@ -1,7 +1,7 @@
 """What a coordinator counts. Owns the names of its metrics and the labels of its moves.
 
-All but the moves are worked out when they are asked for, from what is led just now; a standby says
-0 of everything, so that sums over all coordinators are those of the one that leads.
+All but steps and copied rows are worked out when they are asked for, from what is led just now; a
+standby says 0 of everything, so that sums over all coordinators are those of the one that leads.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from vector_db.coordinator.controller import Controller, Standing
 from vector_db.coordinator.core.moves import Change, Kind
+from vector_db.coordinator.spreading import Spreader
 
 _STANDING = {
     "replicas_wanted": "Replicas that the placed shards should have",
@@ -26,10 +27,14 @@ _STANDING = {
 
 
 class CoordinatorMetrics:
-    """The metrics of one coordinator. `controller`: that of the term it leads, None in standby."""
+    """The metrics of one coordinator. `controller` and `spreader`: those of the term it leads, None
+    in standby."""
 
     def __init__(
-        self, registry: CollectorRegistry, controller: Callable[[], Controller | None]
+        self,
+        registry: CollectorRegistry,
+        controller: Callable[[], Controller | None],
+        spreader: Callable[[], Spreader | None],
     ) -> None:
         self._controller = controller
         self.term = Gauge(
@@ -43,6 +48,17 @@ class CoordinatorMetrics:
         )
         for kind in get_args(Kind):
             self._moves.labels(kind)
+        self._rows_copied = Counter(
+            "vector_db_coordinator_rows_copied",
+            "Rows copied to other shards of their collection",
+            registry=registry,
+        )
+        spreading = Gauge(
+            "vector_db_coordinator_spreading",
+            "Collections that are being spread over other shards",
+            registry=registry,
+        )
+        spreading.set_function(lambda: 0 if (led := spreader()) is None else led.spreading())
         for name, told in _STANDING.items():
             gauge = Gauge(f"vector_db_coordinator_{name}", told, registry=registry)
             gauge.set_function(self._reading(name))
@@ -51,6 +67,10 @@ class CoordinatorMetrics:
         """These steps were decided."""
         for change in changes:
             self._moves.labels(change.kind).inc()
+
+    def copied(self, rows: int) -> None:
+        """So many rows were copied."""
+        self._rows_copied.inc(rows)
 
     def _reading(self, name: str) -> Callable[[], float]:
         def read() -> float:

@@ -21,6 +21,7 @@ from vector_db.common.core.messages import (
     DropCollectionRequest,
     Member,
     SetAliasesRequest,
+    SpreadRequest,
     StrongReply,
     StrongRequest,
     TxnStatusRequest,
@@ -36,8 +37,15 @@ from vector_db.common.model.errors import (
 )
 from vector_db.common.model.ids import IDEMPOTENCY_COLLECTION, validate_collection_name
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders
-from vector_db.coordinator.core.catalog import aliases_after, altered, check_create, to_drop
-from vector_db.coordinator.term import CATALOG_TIMEOUT_S, Placed, ShardChoice, Term
+from vector_db.coordinator.changes import CATALOG_TIMEOUT_S, Placed, ShardChoice
+from vector_db.coordinator.core.catalog import (
+    aliases_after,
+    altered,
+    check_create,
+    to_drop,
+    to_spread,
+)
+from vector_db.coordinator.term import Term
 
 CONFIRM_TIMEOUT_S = 2.0
 
@@ -71,13 +79,16 @@ class Requests:
                 await self._create(message)
                 return self._catalog()
             case DropCollectionRequest():
-                await self._term.drop(lambda: to_drop(self._term.state, message.name))
+                await self._term.changes.drop(lambda: to_drop(self._term.state, message.name))
                 return self._catalog()
             case AlterCollectionRequest():
-                await self._term.alter(lambda: altered(self._term.state, message))
+                await self._term.changes.alter(lambda: altered(self._term.state, message))
+                return self._catalog()
+            case SpreadRequest():
+                await self._spread(message)
                 return self._catalog()
             case SetAliasesRequest():
-                await self._term.set_aliases(
+                await self._term.changes.set_aliases(
                     lambda: aliases_after(self._term.state, message.changes)
                 )
                 return self._catalog()
@@ -112,16 +123,27 @@ class Requests:
         if asked.name != IDEMPOTENCY_COLLECTION:
             validate_collection_name(asked.name)
         try:
-            await self._term.create(asked, lambda: self._choose(asked))
+            await self._term.changes.create(asked, lambda: self._choose(asked))
         except AlreadyExists:
             existing = self._term.state.by_name(asked.name)
             if not asked.if_absent or existing is None:
                 raise
             await self._term.wait_stable(existing.id, CATALOG_TIMEOUT_S)
 
+    async def _spread(self, asked: SpreadRequest) -> None:
+        until_ts = await self._term.changes.spread(
+            lambda: to_spread(self._term.state, asked, self._shard_count),
+            lambda collection: self._pick(collection.name, asked.shards),
+        )
+        await self._term.wait_stable(until_ts, CATALOG_TIMEOUT_S)
+
     def _choose(self, asked: CreateCollectionRequest) -> ShardChoice:
-        """The shards of a new collection; runs under the catalog lock."""
+        """The shards of a new collection; runs in its turn among the changes."""
         check_create(self._term.state, asked)
+        return self._pick(asked.name, asked.shards)
+
+    def _pick(self, name: str, wanted: int) -> ShardChoice:
+        """So many shards (0: as many as workers are alive) for a collection or a generation."""
         state = self._term.state
         draining = state.moves.draining
         ready = {m.worker: m.zone for m in self._members() if m.ready}
@@ -130,14 +152,14 @@ class Requests:
             raise Unavailable(
                 "no shard worker is alive" if not ready else "all workers are drained"
             )
-        count = asked.shards or min(len(alive), self._shard_count)
+        count = wanted or min(len(alive), self._shard_count)
         if count > self._shard_count:
             raise InvalidArgument(
                 f"shards: {count} asked, the limit is VECTOR_DB_SHARD_COUNT = {self._shard_count}"
             )
         try:
             shards, replicas = place_collection(
-                asked.name,
+                name,
                 count,
                 self._shard_count,
                 state.replicas,
@@ -173,7 +195,7 @@ class Requests:
             moves = msgspec.structs.replace(state.moves, draining=tuple(sorted(draining)))
             return state.replicas, moves
 
-        await self._term.place(choose)
+        await self._term.changes.place(choose)
 
     async def _strong(self) -> StrongReply:
         """`stable_ts`, once a majority of some shard confirms that this term is still theirs."""

@@ -17,9 +17,7 @@ from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
     AbortRequest,
     Beat,
-    CreateCollectionRequest,
     Durable,
-    Moves,
     NeedTakeover,
     Outcome,
     TxnStatus,
@@ -35,10 +33,10 @@ from vector_db.common.core.subjects import (
     outcomes,
     shard_log,
 )
-from vector_db.common.model.collection import Collection, Metric
-from vector_db.common.model.errors import Unavailable, VectorDBError
+from vector_db.common.model.errors import Unavailable
 from vector_db.common.model.ids import make_ts
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, LogMissing
+from vector_db.coordinator.changes import Changes
 from vector_db.coordinator.core.sequencer import Effects, Sequencer
 
 PUBLISH_TIMEOUT_S = 2.0
@@ -51,7 +49,6 @@ ECHO_S_MAX = 3.0
 ECHO_BEATS_MIN = 10
 TICK_S = 0.05
 TRIM_S = 2.0
-CATALOG_TIMEOUT_S = 10.0
 
 
 class TermLost(Exception):
@@ -73,10 +70,7 @@ class Term:
         self._stable = asyncio.Event()
         self._outbox: defaultdict[str, list[Outcome]] = defaultdict(list)
         self._outcomes = asyncio.Event()
-        self._replies: dict[int, asyncio.Future[Collection | None]] = {}
-        self._next_token = 1
-        self._catalog_lock = asyncio.Lock()
-        self._settled = asyncio.Event()
+        self.changes = Changes(bus, sequencer, self._carry_out)
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stable_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._swept = False
@@ -129,102 +123,6 @@ class Term:
         if not self._lost.done():
             self._lost.set_exception(TermLost(reason))
 
-    async def create(
-        self, asked: CreateCollectionRequest, choose: Callable[[], ShardChoice]
-    ) -> Collection:
-        """Create a collection; `choose` judges what is asked for and picks the shards.
-
-        :raises Unavailable: the term ends before it is decided and durable.
-        """
-        async with self._catalog_lock:
-            await self._settle()
-            shards, replicas = choose()
-            for shard in replicas.keys() - self.state.replicas.keys():
-                try:
-                    await self._bus.create_log(shard_log(self.sequencer.term, shard))
-                except (BusTimeout, BusUnavailable) as error:
-                    raise Unavailable("the broker does not answer, nothing was created") from error
-            token, future = self._expect_reply()
-            self._carry_out(
-                self.sequencer.create_collection(
-                    asked.name,
-                    asked.dimension,
-                    Metric(asked.metric),
-                    shards,
-                    replicas,
-                    token,
-                    asked.index,
-                    asked.recall_target,
-                    asked.fields,
-                )
-            )
-            collection = await self._reply(future)
-        if collection is None:
-            raise Unavailable("the collection was not created")
-        return collection
-
-    async def drop(self, find: Callable[[], Collection]) -> None:
-        """Drop the collection that `find` gives once it is this change's turn.
-
-        :raises Unavailable: it is not known to be durable.
-        """
-        await self._change(lambda token: self.sequencer.drop_collection(find(), token))
-
-    async def alter(self, make: Callable[[], Collection]) -> None:
-        """Put the catalog entry that `make` gives in the place of the one with its id.
-
-        :raises Unavailable: it is not known to be durable.
-        """
-        await self._change(lambda token: self.sequencer.alter_collection(make(), token))
-
-    async def set_aliases(self, make: Callable[[], dict[str, int]]) -> None:
-        """Put the aliases that `make` gives in the place of all.
-
-        :raises Unavailable: it is not known to be durable.
-        """
-        await self._change(lambda token: self.sequencer.set_aliases(make(), token))
-
-    async def _change(self, decide: Callable[[int], Effects]) -> None:
-        """One change of the catalog at a time: decided in its turn, and awaited."""
-        async with self._catalog_lock:
-            await self._settle()
-            token, future = self._expect_reply()
-            try:
-                effects = decide(token)
-            except VectorDBError:
-                del self._replies[token]
-                raise
-            self._carry_out(effects)
-            await self._reply(future)
-
-    async def place(self, choose: Callable[[], Placed | None]) -> bool:
-        """Decide the placement that `choose` gives in its turn, and wait until it is in force;
-        false: it gives none.
-
-        :raises Unavailable: it is not known to be in force.
-        """
-        async with self._catalog_lock:
-            await self._settle()
-            if (placed := choose()) is None:
-                return False
-            token, future = self._expect_reply()
-            self._carry_out(self.sequencer.set_placement(*placed, token))
-            await self._reply(future)
-        return True
-
-    async def _settle(self) -> None:
-        """Until the last placement is in force; the takeover's is one, too.
-
-        :raises Unavailable: it is not in time.
-        """
-        if self.sequencer.placement_settled:
-            return
-        self._settled.clear()
-        try:
-            await asyncio.wait_for(self._settled.wait(), CATALOG_TIMEOUT_S)
-        except TimeoutError:
-            raise Unavailable("the placement is changing, try again") from None
-
     async def wait_stable(self, ts: int, timeout_s: float) -> None:
         """Until `stable_ts` reaches `ts`.
 
@@ -239,21 +137,6 @@ class Term:
         except TimeoutError:
             raise Unavailable("the catalog is not durable yet") from None
 
-    def _expect_reply(self) -> tuple[int, asyncio.Future[Collection | None]]:
-        token = self._next_token
-        self._next_token += 1
-        future: asyncio.Future[Collection | None] = asyncio.get_running_loop().create_future()
-        self._replies[token] = future
-        return token, future
-
-    async def _reply(self, future: asyncio.Future[Collection | None]) -> Collection | None:
-        try:
-            return await asyncio.wait_for(future, CATALOG_TIMEOUT_S)
-        except TimeoutError:
-            raise Unavailable(
-                "the catalog change is decided, but not every shard worker confirmed it yet"
-            ) from None
-
     # --- outputs ----------------------------------------------------------------------------------
 
     def _carry_out(self, effects: Effects) -> None:
@@ -261,10 +144,7 @@ class Term:
             self._outbox[gateway].append(outcome)
         if effects.outcomes:
             self._outcomes.set()
-        for reply in effects.replies:
-            future = self._replies.pop(reply.token, None)
-            if future is not None and not future.done():
-                future.set_result(reply.collection)
+        self.changes.answer(effects.replies)
         if effects.stable_advanced:
             self._stable.set()
             stable_ts = self.sequencer.stable_ts
@@ -274,8 +154,6 @@ class Term:
             self._stable_waiters = [w for w in self._stable_waiters if not w[1].done()]
         if self.sequencer.has_decisions():
             self._decisions.set()
-        if self.sequencer.placement_settled:
-            self._settled.set()
 
     def _beat(self, told: tuple[Outcome, ...] = ()) -> Beat:
         sequencer = self.sequencer
@@ -291,25 +169,22 @@ class Term:
             last_ts=sequencer.last_ts,
         )
 
-    async def lead(self, control: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Until the term is lost; `control` moves replicas beside it.
+    async def lead(self, *beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Until the term is lost; what goes on `beside` ends with it.
 
         :raises TermLost: why.
         """
         self._decisions.set()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for part in (self._publish, self._tell, self._beats, self._ticks, self._trims):
-                    tasks.create_task(part(), name=f"term.{part.__name__}")
-                tasks.create_task(control(), name="term.control")
+                own = (self._publish, self._tell, self._beats, self._ticks, self._trims)
+                for part in (*own, *beside):
+                    tasks.create_task(part(), name=part.__qualname__)
                 await self._lost
         except* TermLost as lost:
             raise TermLost(str(lost.exceptions[0])) from None
         finally:
-            for future in self._replies.values():
-                if not future.done():
-                    future.set_exception(Unavailable("the coordinator changed, try again"))
-            self._replies.clear()
+            self.changes.end()
 
     async def _publish(self) -> None:
         log = decision_log(self.sequencer.term)
@@ -354,7 +229,9 @@ class Term:
                 raise TermLost(f"its own beats were not heard for {quiet_s:.1f} s")
             await asyncio.sleep(BEAT_PAUSE_S)
             try:
-                await asyncio.wait_for(self._stable.wait(), BEAT_S - BEAT_PAUSE_S)
+                # `wait_for` may take the end of the term for the event, if both come at once.
+                async with asyncio.timeout(BEAT_S - BEAT_PAUSE_S):
+                    await self._stable.wait()
             except TimeoutError:
                 continue
             self._stable.clear()
@@ -391,9 +268,3 @@ class Term:
     async def _sweep(self, stream: str, term: int) -> None:
         if 0 < log_term(stream) < term:
             await self._bus.delete_log(LogName(stream, ""))
-
-
-Placed = tuple[dict[int, tuple[str, ...]], Moves]
-"""(replicas of all shards, what is on its way)."""
-ShardChoice = tuple[tuple[int, ...], dict[int, tuple[str, ...]]]
-"""(shards of a new collection, the placement that they need)."""

@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vector_db.common.model.ids import ts_term
+
 
 def common_ts(cursor: int, bases: Mapping[int, int], theirs: Mapping[int, int]) -> int:
     """How much of the history that ends at `cursor` is also in the one with the bases `theirs`."""
     apart = [bases[t] if t in bases else theirs[t] for t in bases.keys() ^ theirs.keys()]
     return min([cursor, *apart])
+
+
+def is_part_of(ts: int, bases: Mapping[int, int]) -> bool:
+    """Whether what was decided at `ts` is in the history with these bases, or may become so."""
+    return all(ts <= base for term, base in bases.items() if term > ts_term(ts))

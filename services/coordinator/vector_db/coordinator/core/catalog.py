@@ -1,17 +1,23 @@
 """Changes of the catalog that are asked for, judged against the catalog as it is. Pure.
 
 Owns the rules of names: a name means one collection, be it its own or an alias; an alias stands
-for a collection, never for an alias; and only its own name drops a collection.
+for a collection, never for an alias; and only its own name drops a collection. And that a
+collection has one generation in force, and at most one that is being filled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import AlterCollectionRequest, CreateCollectionRequest
+from vector_db.common.core.messages import (
+    AlterCollectionRequest,
+    CreateCollectionRequest,
+    SpreadRequest,
+)
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import AlreadyExists, InvalidArgument, NotFound, TooLarge
 from vector_db.common.model.ids import HIDDEN_PREFIX, validate_collection_name
@@ -33,8 +39,8 @@ def check_create(state: DomainState, asked: CreateCollectionRequest) -> None:
         raise AlreadyExists(f"collection {asked.name!r} exists already")
 
 
-def altered(state: DomainState, asked: AlterCollectionRequest) -> Collection:
-    """The new catalog entry.
+def altered(state: DomainState, asked: AlterCollectionRequest) -> tuple[Collection, ...]:
+    """The new catalog entries: of the generation that is being filled, then of the one in force.
 
     :raises NotFound: there is no such collection, or it is hidden.
     :raises InvalidArgument: an option is out of its bounds.
@@ -50,11 +56,69 @@ def altered(state: DomainState, asked: AlterCollectionRequest) -> Collection:
     if asked.fields is not None:
         check_fields(asked.fields)
         changed = msgspec.structs.replace(changed, fields=asked.fields)
-    return changed
+    successor = state.successor(found.id)
+    if successor is None:
+        return (changed,)
+    filled = msgspec.structs.replace(
+        successor,
+        index=changed.index,
+        recall_target=changed.recall_target,
+        fields=changed.fields,
+    )
+    return filled, changed
 
 
-def to_drop(state: DomainState, name: str) -> Collection:
-    """The collection of that very name.
+@dataclass(frozen=True, slots=True)
+class Spreading:
+    """What a request to spread comes to: `begin` a generation of this one, `give_up` this one, or
+    neither. In any case it is as asked for once `until_ts` is stable."""
+
+    begin: Collection | None = None
+    give_up: Collection | None = None
+    until_ts: int = 0
+
+
+def to_spread(state: DomainState, asked: SpreadRequest, shard_count: int) -> Spreading:
+    """What has to be decided so that a collection is spread over so many shards.
+
+    :raises NotFound: there is no such collection, or it is hidden.
+    :raises InvalidArgument: not 1 to `shard_count` shards.
+    :raises AlreadyExists: it is being spread over another number of shards.
+    """
+    found = _visible(state, asked.name)
+    if not 1 <= asked.shards <= shard_count:
+        raise InvalidArgument(
+            f"shards: {asked.shards} asked, it must be 1 to VECTOR_DB_SHARD_COUNT = {shard_count}"
+        )
+    successor, present = state.successor(found.id), len(found.shards)
+    if successor is None:
+        if asked.shards == present:
+            return Spreading(until_ts=state.catalog_ts)
+        return Spreading(begin=found)
+    if asked.shards == present:
+        return Spreading(give_up=successor)
+    if asked.shards == len(successor.shards):
+        return Spreading(until_ts=state.catalog_ts)
+    raise AlreadyExists(
+        f"collection {found.name!r} is being spread over {len(successor.shards)} shards; ask for "
+        f"its present {present} to give that up, or wait"
+    )
+
+
+def to_switch(state: DomainState, generation_id: int) -> Collection | None:
+    """The generation that is being filled, unless it was given up or took its place meanwhile."""
+    found = state.collections.get(generation_id)
+    return found if found is not None and found.replaces else None
+
+
+def to_end(state: DomainState, now_ms: int, kept_ms: int) -> Collection | None:
+    """A generation that another one replaced at least `kept_ms` ago."""
+    over = (c for c in state.collections.values() if c.until_ts)
+    return next((c for c in over if now_ms >= c.until_ms + kept_ms), None)
+
+
+def to_drop(state: DomainState, name: str) -> tuple[Collection, ...]:
+    """All generations of the collection of that very name, the one in force last.
 
     :raises NotFound: there is none.
     :raises InvalidArgument: it is an alias.
@@ -67,7 +131,7 @@ def to_drop(state: DomainState, name: str) -> Collection:
             f"{name!r} is an alias of collection {found.name!r}: drop that by its own name, or "
             "remove the alias"
         )
-    return found
+    return *(c for c in reversed(state.generations(name)) if c.id != found.id), found
 
 
 def aliases_after(state: DomainState, changes: Mapping[str, str | None]) -> dict[str, int]:

@@ -9,6 +9,7 @@ carries out its `Effects`. Owns these invariants:
   deadline;
 - the replicas of a shard change by one at a time, and the next change waits until the last is
   durable on a majority of every shard;
+- nothing is committed that the generations of its collections forbid (`core/generations`);
 - an outcome is released only once its decision is durable on a majority of some shard it concerns,
   in commit order, and `stable_ts` is the highest released.
 """
@@ -17,7 +18,10 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from vector_db.common.core.domain import DomainState, majority
 from vector_db.common.core.messages import (
@@ -33,12 +37,14 @@ from vector_db.common.core.messages import (
     Outcome,
     SetAliases,
     SetPlacement,
+    SwitchCollection,
     Takeover,
     TxnStatus,
     Vote,
 )
 from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions, Metric
 from vector_db.common.model.ids import make_ts, txn_deadline_ms, txn_term
+from vector_db.coordinator.core.generations import Generations, second_generation
 
 DECISIONS_PER_RECORD_MAX = 1024
 DECIDED_MEMORY_MS = 120_000
@@ -130,6 +136,7 @@ class Sequencer:
         )
         # What a survey found may not have been in force: until every shard's majority knows of
         # it, another survey may not find it, and what is released by it might be missed.
+        self._generations = Generations(takeover.bases)
         self._placing: _Placing | None = _Placing(takeover.ts, self.state.founders)
         self.placement_ts = takeover.ts
         """The newest change of the placement, or the takeover that took it over."""
@@ -167,15 +174,19 @@ class Sequencer:
             )
             self._transactions[vote.txn_id] = txn
             heapq.heappush(self._deadlines, (vote.deadline_ms, vote.txn_id))
+        txn.catalog_ts = min(txn.catalog_ts, vote.catalog_ts)
+        txn.collections.update(vote.collections)
         if vote.yes:
             txn.yes.setdefault(vote.shard, {})[vote.worker] = vote.at_ts
-            txn.collections.update(vote.collections)
             txn.deleted[vote.shard] = vote.deleted
         else:
             txn.no.setdefault(vote.shard, set()).add(vote.worker)
             # A reason that no retry mends tells the client more than a conflict does.
             if not txn.reason or txn.reason == "conflict":
                 txn.reason, txn.detail = vote.reason, vote.detail
+            if txn.reason == "not_found" and self._generations.is_over(txn.collections):
+                # Of the generation, not of the collection.
+                txn.reason = "conflict"
         self._maybe_decide(txn, now_ms, effects)
         return effects
 
@@ -245,15 +256,39 @@ class Sequencer:
         today's is decided first, and the collection is answered for once it is in force.
         """
         effects = Effects()
-        # Until a change is in force only the old shards (or the founders) are sure to be surveyed.
-        known, founders = tuple(self.state.replicas), self.state.founders
-        if replicas != self.state.replicas:
-            self._place(replicas, self.state.moves)
-        ts = self._take_ts()
-        collection = Collection(ts, name, dimension, metric, shards, index, recall_target, fields)
-        self._decide(CreateCollection(ts, collection))
-        reply = Reply(token, ts, collection)
-        self._unreleased.append(_Unreleased(ts, known, reply=reply, founders=founders))
+        entry = Collection(0, name, dimension, metric, shards, index, recall_target, fields)
+        self._create(entry, replicas, token)
+        self._release(effects)
+        return effects
+
+    def spread_collection(
+        self,
+        collection: Collection,
+        shards: tuple[int, ...],
+        replicas: dict[int, tuple[str, ...]],
+        token: int,
+    ) -> Effects:
+        """Decide a second generation, on `shards`, of a collection in force that has no other one
+        on its way. Whatever is undecided there was not written to both.
+
+        `replicas` as in `create_collection`.
+        """
+        effects = Effects()
+        self._create(second_generation(collection, shards), replicas, token)
+        detail = f"collection {collection.name} is being spread, try again"
+        self._abort_all((collection.id,), "conflict", detail, effects)
+        self._release(effects)
+        return effects
+
+    def switch_collection(self, generation: Collection, now_ms: int, token: int) -> Effects:
+        """Decide that a generation that was filled takes the place of the one in force."""
+        effects = Effects()
+        self._advance_wall(now_ms)
+        self._change(
+            SwitchCollection(self._take_ts(), generation.id, self.wall_ms), generation, token
+        )
+        detail = f"collection {generation.name} was spread over other shards, try again"
+        self._abort_all((generation.replaces,), "conflict", detail, effects)
         self._release(effects)
         return effects
 
@@ -269,22 +304,38 @@ class Sequencer:
         self._release(effects)
         return effects
 
-    def drop_collection(self, collection: Collection, token: int) -> Effects:
-        """Decide the end of a collection; undecided transactions on it are aborted."""
+    def drop_collection(self, generations: Sequence[Collection], token: int) -> Effects:
+        """Decide the end of a collection, of all its generations; undecided transactions on it are
+        aborted. The one in force comes last: what is there in between is a catalog, too."""
         effects = Effects()
-        self._change(DropCollection(self._take_ts(), collection.id), collection, token)
-        for txn in [t for t in self._transactions.values() if collection.id in t.collections]:
-            self._abort(txn, "not_found", f"collection {collection.name} was dropped", effects)
+        for generation in generations:
+            token_ = token if generation is generations[-1] else None
+            self._change(DropCollection(self._take_ts(), generation.id), generation, token_)
+        detail = f"collection {generations[-1].name} was dropped"
+        self._abort_all([g.id for g in generations], "not_found", detail, effects)
         self._release(effects)
         return effects
 
-    def alter_collection(self, collection: Collection, token: int) -> Effects:
-        """Decide another catalog entry for a collection that exists; transactions go on.
+    def drop_generation(self, generation: Collection, token: int) -> Effects:
+        """Decide the end of a generation that is not in force: it was given up, or its time is
+        over."""
+        effects = Effects()
+        self._change(DropCollection(self._take_ts(), generation.id), generation, token)
+        self._generations.drop(generation)
+        detail = f"collection {generation.name} is not spread that way any more, try again"
+        self._abort_all((generation.id,), "conflict", detail, effects)
+        self._release(effects)
+        return effects
 
-        The shell has made it of the entry in force: what rows depend on is as it was.
+    def alter_collection(self, entries: Sequence[Collection], token: int) -> Effects:
+        """Decide other catalog entries for generations of a collection; transactions go on.
+
+        The shell has made them of those that are there: what rows depend on is as it was.
         """
         effects = Effects()
-        self._change(AlterCollection(self._take_ts(), collection), collection, token)
+        for entry in entries:
+            token_ = token if entry is entries[-1] else None
+            self._change(AlterCollection(self._take_ts(), entry), entry, token_)
         self._release(effects)
         return effects
 
@@ -405,10 +456,23 @@ class Sequencer:
         self._decide(SetPlacement(ts, replicas, moves))
         self._unreleased.append(_Unreleased(ts, known, reply=reply, founders=founders))
 
-    def _change(self, decision: Decision, collection: Collection | None, token: int) -> None:
-        """Decide a change of the catalog, answered for once it is durable."""
+    def _create(self, entry: Collection, replicas: dict[int, tuple[str, ...]], token: int) -> None:
+        """Decide a catalog entry, still without an id, and before it the placement it needs."""
+        # Until a change is in force only the old shards (or the founders) are sure to be surveyed.
+        known, founders = tuple(self.state.replicas), self.state.founders
+        if replicas != self.state.replicas:
+            self._place(replicas, self.state.moves)
+        ts = self._take_ts()
+        collection = msgspec.structs.replace(entry, id=ts)
+        self._decide(CreateCollection(ts, collection))
+        reply = Reply(token, ts, collection)
+        self._unreleased.append(_Unreleased(ts, known, reply=reply, founders=founders))
+
+    def _change(self, decision: Decision, collection: Collection | None, token: int | None) -> None:
+        """Decide a change of the catalog, answered for once it is durable; without a token: with
+        what follows."""
         self._decide(decision)
-        reply = Reply(token, decision.ts, collection)
+        reply = None if token is None else Reply(token, decision.ts, collection)
         self._unreleased.append(_Unreleased(decision.ts, tuple(self.state.replicas), reply=reply))
 
     def _maybe_decide(self, txn: _Transaction, now_ms: int, effects: Effects) -> None:
@@ -427,9 +491,9 @@ class Sequencer:
         if txn.deadline_ms <= self.wall_ms:
             self._abort(txn, "unavailable", "deadline", effects)
             return
-        gone = [c for c in txn.collections if c not in self.state.collections]
-        if gone:
-            self._abort(txn, "not_found", "the collection was dropped", effects)
+        refusal = self._generations.refusal(self.state, txn.collections, txn.catalog_ts)
+        if refusal is not None:
+            self._abort(txn, *refusal, effects)
             return
         ts = self._take_ts()
         deleted = sum(txn.deleted.values())
@@ -437,6 +501,14 @@ class Sequencer:
         self._remember(txn, TxnStatus("committed", ts, deleted=deleted))
         outcome = Outcome(txn.txn_id, ts, deleted)
         self._unreleased.append(_Unreleased(ts, txn.participants, txn.gateway, outcome))
+
+    def _abort_all(
+        self, collections: Iterable[int], reason: str, detail: str, effects: Effects
+    ) -> None:
+        """Abort what is undecided and known to touch one of these."""
+        touched = set(collections)
+        for txn in [t for t in self._transactions.values() if t.collections & touched]:
+            self._abort(txn, reason, detail, effects)
 
     def _abort(self, txn: _Transaction, reason: str, detail: str, effects: Effects) -> None:
         ts = self._take_ts()
