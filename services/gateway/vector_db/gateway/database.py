@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -25,7 +26,7 @@ from vector_db.common.service.config import TransactionsConfig
 from vector_db.gateway.catalog import CatalogCalls, again_if_moved
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.core.operations import Operations
-from vector_db.gateway.core.partition import ShardPart, block_of, partition
+from vector_db.gateway.core.partition import block_of
 from vector_db.gateway.core.requests import (
     Consistency,
     Delete,
@@ -80,9 +81,17 @@ class Database(CatalogCalls):
     async def _snapshot(self, collection: Collection, consistency: Consistency) -> int:
         if consistency.as_of or consistency.as_of_ms:
             return await self._snapshots.of_the_past(collection, consistency)
-        if collection.id > self._view.stable_ts:
-            await self._view.wait_stable(collection.id)
+        if collection.origin > self._view.stable_ts:
+            await self._view.wait_stable(collection.origin)
         return await self._view.snapshot(consistency)
+
+    async def _newest(self, collection: Collection) -> int:
+        """The snapshot that a write of the collection can be based on."""
+        await self._view.caught_up()
+        current = self._view.entries.current(collection) or collection
+        # Shards take nothing that is based on what lies before their generation came into force.
+        await self._view.wait_stable(max(current.origin, current.since_ts))
+        return self._view.stable_ts
 
     async def _cursor_snapshot(self, snapshot_ts: int, where: str = "cursor") -> None:
         await self._snapshots.reach(snapshot_ts, where)
@@ -126,7 +135,7 @@ class Database(CatalogCalls):
                     count += len(await self._versions_at(collection, operation.ids, snapshot_ts))
             return blocks, count
 
-        floor_ts = max((c.id for _, c in given.checked), default=0)
+        floor_ts = max((c.origin for _, c in given.checked), default=0)
         return await self.idempotent.run(idempotency, floor_ts, plan)
 
     async def _commit(
@@ -136,13 +145,9 @@ class Database(CatalogCalls):
         snapshot_ts: int = 0,
     ) -> WriteResult:
         checked = snapshot_ts or any(b.delete or b.precondition != "none" for b, _ in blocks)
-        parts = partition(blocks)
-
-        def attempt() -> dict[int, ShardPart]:
-            return parts
-
         mode = "snapshot" if checked else "blind"
-        done = await self._transactions.commit(attempt, mode, snapshot_ts)
+        routed = partial(self._view.routed, blocks)
+        done = await self._transactions.commit(routed, mode, snapshot_ts)
         return WriteResult(written + done.deleted, done.commit_ts)
 
     @again_if_moved
@@ -157,9 +162,9 @@ class Database(CatalogCalls):
             return [(block_of(Delete(collection, ids), found), found)] if ids else [], len(ids)
 
         if idempotency is not None:
-            return await self.idempotent.run(idempotency, found.id, plan)
+            return await self.idempotent.run(idempotency, found.origin, plan)
         for retry in range(PATCH_RETRIES_MAX + 1):
-            snapshot_ts = await self._snapshot(found, Consistency())
+            snapshot_ts = await self._newest(found)
             blocks, _ = await plan(snapshot_ts)
             if not blocks:
                 return WriteResult(0, snapshot_ts)
@@ -189,9 +194,9 @@ class Database(CatalogCalls):
             return [(block_of(checked, found), found)], 1
 
         if idempotency is not None:
-            return await self.idempotent.run(idempotency, found.id, plan)
+            return await self.idempotent.run(idempotency, found.origin, plan)
         for retry in range(PATCH_RETRIES_MAX + 1):
-            blocks, _ = await plan(await self._snapshot(found, Consistency()))
+            blocks, _ = await plan(await self._newest(found))
             try:
                 return await self._commit(blocks, 1)
             except PreconditionFailed:

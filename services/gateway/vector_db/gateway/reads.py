@@ -1,7 +1,8 @@
 """Scatter-gather: one request for each set of replicas of a collection's shards, one merged answer.
 
-Owns two invariants: every part of one read is read at the same snapshot, and a shard that moves
-while it is read is read where it is then.
+Owns these invariants: every part of one read is read at the same snapshot; a shard that moves while
+it is read is read where it is then; and a collection is read from the generation that serves the
+snapshot, whichever one the caller holds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from vector_db.common.core.messages import (
     StatsRequest,
 )
 from vector_db.common.model.collection import Collection
-from vector_db.common.model.errors import Moved, Unavailable
+from vector_db.common.model.errors import Moved, NotFound, Unavailable
 from vector_db.common.model.rows import F32, Blob
 from vector_db.common.ports import Bus
 from vector_db.gateway.cluster import ClusterView
@@ -91,16 +92,22 @@ class Reader:
         return reply
 
     async def _rerouted(self, read: Callable[[], Awaitable[T]]) -> T:
-        """A read; once more whenever nobody answers it by a placement that is not the newest.
+        """A read; once more whenever nobody answers it by a placement that is not the newest, or
+        it is of a generation that ended before that was known here.
 
         :raises Unavailable: nobody answers by the newest either.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + REROUTED_S_MAX
         while True:
-            placement = self._view.replicas
+            placement, catalog_ts = self._view.replicas, self._view.catalog_ts
             try:
                 return await read()
+            except NotFound:
+                with contextlib.suppress(Unavailable):  # nobody leads who knows more
+                    await self._view.caught_up()
+                if self._view.catalog_ts == catalog_ts:
+                    raise
             except Unavailable as error:
                 with contextlib.suppress(Unavailable):  # nobody leads who could have changed it
                     await self._view.refresh()
@@ -121,7 +128,7 @@ class Reader:
         overlay: Overlay | None = None,
         notes: Notes | None = None,
     ) -> list[Hits]:
-        """The hits of each query; `shape.shards` is filled in here.
+        """The hits of each query; `shape.collection_id` and `shape.shards` are filled in here.
 
         A read with an overlay is seen by nobody else, so it travels alone, and so does one that
         `notes` are to be made of.
@@ -140,6 +147,8 @@ class Reader:
     ) -> list[Hits]:
         if notes is not None:
             notes.scattering()
+        collection = await self._view.generation(collection, shape.snapshot_ts)
+        shape = shape._replace(collection_id=collection.id)
         routes = self._routes(collection)
         queries = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
         if len(routes) == 1:
@@ -250,11 +259,16 @@ class Reader:
         snapshot_ts: int,
         include_vectors: bool,
         overlay: Overlay | None = None,
+        exact: bool = False,
     ) -> RowsReply:
-        """Rows in the order of `ids` (distinct), absent ones left out."""
-        return await self._rerouted(
-            lambda: self._fetch(collection, ids, snapshot_ts, include_vectors, overlay)
-        )
+        """Rows in the order of `ids` (distinct), absent ones left out; `exact`: of this very
+        generation."""
+
+        async def fetch() -> RowsReply:
+            then = collection if exact else await self._view.generation(collection, snapshot_ts)
+            return await self._fetch(then, ids, snapshot_ts, include_vectors, overlay)
+
+        return await self._rerouted(fetch)
 
     async def _fetch(
         self,
@@ -293,9 +307,15 @@ class Reader:
         snapshot_ts: int,
         filter: bytes,
         overlay: Overlay | None = None,
+        exact: bool = False,
     ) -> int:
-        """Visible rows that match."""
-        return await self._rerouted(lambda: self._count(collection, snapshot_ts, filter, overlay))
+        """Visible rows that match; `exact`: of this very generation."""
+
+        async def count() -> int:
+            then = collection if exact else await self._view.generation(collection, snapshot_ts)
+            return await self._count(then, snapshot_ts, filter, overlay)
+
+        return await self._rerouted(count)
 
     async def _count(
         self, collection: Collection, snapshot_ts: int, filter: bytes, overlay: Overlay | None
@@ -325,10 +345,15 @@ class Reader:
         overlay: Overlay | None = None,
     ) -> RowsReply:
         """The first `limit` visible rows with id > `after`, in id order."""
-        whole = ScrollRequest(
-            collection.id, (), snapshot_ts, limit, after, filter, include_vectors, overlay
-        )
-        return await self._rerouted(lambda: self._scroll(collection, whole))
+
+        async def scroll() -> RowsReply:
+            then = await self._view.generation(collection, snapshot_ts)
+            whole = ScrollRequest(
+                then.id, (), snapshot_ts, limit, after, filter, include_vectors, overlay
+            )
+            return await self._scroll(then, whole)
+
+        return await self._rerouted(scroll)
 
     async def _scroll(self, collection: Collection, whole: ScrollRequest) -> RowsReply:
         def part(shards: tuple[int, ...]) -> ScrollRequest:
@@ -344,8 +369,12 @@ class Reader:
         return replies[0] if len(replies) == 1 else merge_rows(replies, whole.limit)
 
     async def stats(self, collection: Collection) -> StatsReply:
-        """Sums over the workers."""
-        return await self._rerouted(lambda: self._stats(collection))
+        """Sums over the workers, of the generation in force."""
+
+        async def stats() -> StatsReply:
+            return await self._stats(self._view.entries.current(collection) or collection)
+
+        return await self._rerouted(stats)
 
     async def _stats(self, collection: Collection) -> StatsReply:
         replies = await asyncio.gather(
