@@ -70,6 +70,10 @@ class Copier:
         """
         if asked.rows_max < 1:
             raise InvalidArgument(f"rows_max: {asked.rows_max}, at least 1 is needed")
+        known = self._view.collection_by_id
+        if known(asked.source) is None or known(asked.target) is None:
+            # Whoever asks may know of it sooner.
+            await self._view.refresh()
         await self._view.caught_up()
         rows_max = asked.rows_max
         for retry in range(RETRIES_MAX + 1):

@@ -105,7 +105,7 @@ class Reader:
                 return await read()
             except NotFound:
                 with contextlib.suppress(Unavailable):  # nobody leads who knows more
-                    await self._view.caught_up()
+                    await self._view.refresh()
                 if self._view.catalog_ts == catalog_ts:
                     raise
             except Unavailable as error:
