@@ -42,6 +42,7 @@ from vector_db.common.core.messages import (
     ScrollRequest,
     SearchReply,
     SearchRequest,
+    SpreadRequest,
     Stage,
     StagedRequest,
     SwitchCollection,
@@ -253,6 +254,8 @@ class Cluster:
             case CreateCollectionRequest():
                 if all(c.name != message.name for c in self.collections.values()):
                     self.create(message.name, message.dimension)
+            case SpreadRequest():
+                self.spread(message.name, tuple(range(message.shards)))
             case TxnStatusRequest():
                 return self._known(message.txn_id)
             case AbortRequest():

@@ -26,12 +26,20 @@ from vector_db.common.core.subjects import gateways
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import (
     Conflict,
+    InvalidArgument,
     NotFound,
     PreconditionFailed,
     SnapshotTooOld,
 )
 from vector_db.gateway import copying
-from vector_db.gateway.core.requests import Consistency, Delete, Idempotency, Query, Upsert
+from vector_db.gateway.core.requests import (
+    CollectionChange,
+    Consistency,
+    Delete,
+    Idempotency,
+    Query,
+    Upsert,
+)
 from vector_db.gateway.core.token import decode_token
 from vector_db.gateway.database import Database
 
@@ -225,6 +233,24 @@ def test_a_write_is_done_without_a_generation_that_was_given_up() -> None:
         cluster.drop(cluster.by_name("c"))
         with pytest.raises(NotFound):
             await database.write([upsert("b")])
+
+    with_cluster(test)
+
+
+def test_a_collection_says_over_how_many_shards_it_is_being_spread() -> None:
+    async def test(cluster: Cluster) -> None:
+        database = cluster.database
+        found = await database.collection("c")
+        assert database.spreading(found) is None
+        with pytest.raises(InvalidArgument, match="at least 1"):
+            await database.alter_collection("c", CollectionChange(shards=0))
+        assert await database.alter_collection("c", CollectionChange(shards=5)) == found
+        assert database.spreading(found) == 5
+        assert [c.id for c in await database.collections()] == [found.id]
+        cluster.switch(next(c for c in cluster.collections.values() if c.replaces))
+        await heard(cluster)
+        assert database.spreading(found) is None
+        assert (await database.collection("c")).shards == (0, 1, 2, 3, 4)
 
     with_cluster(test)
 
