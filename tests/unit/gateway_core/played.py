@@ -143,6 +143,10 @@ class Cluster:
         """So many STAGE records are lost on the way."""
         self.mute = False
         """No outcome is told, and no beat says that anything is stable."""
+        self.stable_held = False
+        """Nothing more is said to be stable."""
+        self.catalog_s = 0.0
+        """How long an answer of the sequencer takes."""
         self.votes_held = False
         """Nothing that is prepared is decided."""
         self.workers_silent = False
@@ -179,7 +183,7 @@ class Cluster:
         return WALL_MS + int(asyncio.get_running_loop().time() * 1000)
 
     def _beat(self, *told: Outcome) -> Beat:
-        if not self.mute:
+        if not (self.mute or self.stable_held):
             self._stable_ts = self.last_ts
         return Beat(
             self.term, "c", self.cluster_id, self._stable_ts, self.catalog_ts, self.wall_ms(), 0,
@@ -250,6 +254,8 @@ class Cluster:
 
     async def _answer(self, message: AnyMessage) -> AnyMessage:
         self.asked.append(message)
+        if self.catalog_s:
+            await asyncio.sleep(self.catalog_s)
         match message:
             case CreateCollectionRequest():
                 if all(c.name != message.name for c in self.collections.values()):

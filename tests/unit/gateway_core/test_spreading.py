@@ -222,6 +222,39 @@ def test_every_kind_of_write_gets_over_a_switch(work: str) -> None:
     with_cluster(test)
 
 
+def test_a_write_that_reads_first_waits_until_the_switch_is_stable() -> None:
+    async def test(cluster: Cluster) -> None:
+        database = cluster.database
+        await database.write([upsert("a", "b", metadata='{"n":1}')])
+        successor = await filled(cluster)
+        cluster.stable_held = True
+        cluster.switch(successor)
+        await heard(cluster)
+        task = asyncio.create_task(database.delete_where("c", {"n": 1}))
+        await asyncio.sleep(0.5)
+        assert not task.done()
+        cluster.stable_held = False
+        assert (await task).count == 2
+
+    with_cluster(test)
+
+
+def test_a_write_that_reads_first_waits_for_the_catalog_that_was_announced() -> None:
+    async def test(cluster: Cluster) -> None:
+        database = cluster.database
+        await database.write([upsert("a", metadata='{"n":1}')])
+        successor = await filled(cluster)
+
+        async def switch() -> None:
+            cluster.switch(successor)
+            cluster.catalog_s = 0.3
+
+        during(cluster.gateways[0].transactions, "check_reachable", switch)
+        assert (await database.delete_where("c", {"n": 1})).count == 1
+
+    with_cluster(test)
+
+
 def test_a_write_is_done_without_a_generation_that_was_given_up() -> None:
     async def test(cluster: Cluster) -> None:
         database = cluster.database
@@ -367,17 +400,21 @@ def test_cursors_from_before_a_switch_go_on_after_it() -> None:
 def test_a_snapshot_of_a_generation_that_is_gone_is_too_old() -> None:
     async def test(cluster: Cluster) -> None:
         database = cluster.database
-        old = await database.write([upsert("a")])
+        old = await database.write([upsert("a", "b")])
         before = cluster.by_name("c")
+        cluster.alias("now", before)
+        cursor = (await database.scroll("now", 1, None, None, NOW)).cursor
         since = cluster.switch(await filled(cluster))
         await heard(cluster)
-        assert await ids(database, Consistency(as_of=old.commit_ts)) == ["a"]
+        assert await ids(database, Consistency(as_of=old.commit_ts)) == ["a", "b"]
         cluster.drop(cluster.collections[before.id])
         for _ in range(2):
             with pytest.raises(SnapshotTooOld):
+                await database.scroll("now", 1, None, cursor, NOW)
+            with pytest.raises(SnapshotTooOld):
                 await ids(database, Consistency(as_of=old.commit_ts))
             await heard(cluster)
-        assert await ids(database, Consistency(as_of=since)) == ["a"]
+        assert await ids(database, Consistency(as_of=since)) == ["a", "b"]
         with pytest.raises(NotFound, match="did not exist"):
             await ids(database, Consistency(as_of=before.id - 1))
 
@@ -452,8 +489,9 @@ def test_a_transaction_that_began_before_a_switch_reads_on_and_writes_no_more() 
     async def test(cluster: Cluster) -> None:
         one, two = (g.database for g in cluster.gateways)
         await one.write([upsert("a", "b")])
+        reading = await begun(cluster, True)
         successor = await filled(cluster)
-        reading, token = await begun(cluster, True), await begun(cluster)
+        token = await begun(cluster)
         token = await wrote(one, token, upsert("c"))
         await one.write([Delete("c", [b"b"])])
         cluster.switch(successor)
@@ -567,8 +605,10 @@ def test_a_row_that_is_written_while_it_is_copied_is_copied_no_more() -> None:
             await database.write([Delete("c", [b"b"]), upsert("c", metadata='{"n":1}')])
 
         during(cluster.gateways[0].copier, "_write", delete)
-        replies = await copied(cluster, successor)
-        assert replies[0].read < 4, "fewer rows at a time after a conflict"
+        request = CopyRequest(successor.replaces, successor.id, b"", 4)
+        first = await cluster.gateways[0].copier.copy(request)
+        assert (first.read, first.done) == (2, False), "fewer rows at a time after a conflict"
+        await copied(cluster, successor)
         assert shown(cluster, successor).keys() == {b"a", b"c", b"d"}
         same(cluster, successor)
 

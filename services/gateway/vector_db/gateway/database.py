@@ -87,7 +87,6 @@ class Database(CatalogCalls):
 
     async def _newest(self, collection: Collection) -> int:
         """The snapshot that a write of the collection can be based on."""
-        await self._view.caught_up()
         current = self._view.entries.current(collection) or collection
         # Shards take nothing that is based on what lies before their generation came into force.
         await self._view.wait_stable(max(current.origin, current.since_ts))
