@@ -16,7 +16,7 @@ import numpy as np
 from vector_db.common.core.messages import AnyMessage, CopyReply, CopyRequest, RowsReply
 from vector_db.common.core.subjects import gateways
 from vector_db.common.model.collection import Collection
-from vector_db.common.model.errors import AlreadyExists, Conflict, InvalidArgument
+from vector_db.common.model.errors import AlreadyExists, Conflict, Internal, InvalidArgument
 from vector_db.common.model.rows import RowBlock, hash_ids
 from vector_db.common.ports import Bus, Subscription
 from vector_db.gateway.cluster import ClusterView
@@ -65,7 +65,8 @@ class Copier:
         """Copy one page, again at a newer snapshot when its rows were written meanwhile.
 
         :raises Conflict: they are written all the time; the target is not being filled from the
-            source (any more); or the whole is copied, and not the same number of rows.
+            source (any more).
+        :raises Internal: the whole is copied, and not the same number of rows.
         :raises VectorDBError: why it is not copied now.
         """
         if asked.rows_max < 1:
@@ -151,14 +152,15 @@ class Copier:
         await self._view.wait_stable(done.commit_ts)
 
     async def _compare(self, source: Collection, target: Collection) -> None:
-        """:raises Conflict: the generations do not show the same number of rows."""
+        """:raises Internal: the generations do not show the same number of rows."""
         snapshot_ts = self._view.stable_ts
         before, after = await asyncio.gather(
             self._reader.count(source, snapshot_ts, b""),
             self._reader.count(target, snapshot_ts, b"", exact=True),
         )
         if before != after:
-            raise Conflict(
+            # No conflict: the same page again would not mend it.
+            raise Internal(
                 f"at {snapshot_ts} generation {source.id} of collection {source.name!r} has "
                 f"{before} rows, and {target.id}, to which all were copied, {after}"
             )
