@@ -323,7 +323,8 @@ class ClusterView:
 
     def aliases_of(self, collection: Collection) -> tuple[str, ...]:
         """The aliases that stand for the collection, sorted."""
-        return tuple(sorted(a for a, c in self.entries.by_alias.items() if c.id == collection.id))
+        stand = self.entries.by_alias.items()
+        return tuple(sorted(a for a, c in stand if c.origin == collection.origin))
 
     def is_alias(self, name: str) -> bool:
         """Whether the name is an alias in the catalog that is here."""

@@ -35,6 +35,7 @@ from vector_db.common.model.rows import F32, Blob
 from vector_db.common.ports import Bus
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.coalesce import Coalescer, Send, Shape
+from vector_db.gateway.core.gathered import in_order, part_of
 from vector_db.gateway.core.hits import hits_of, merge_hits
 from vector_db.gateway.core.requests import Hits
 from vector_db.gateway.core.stats import stats_sum
@@ -196,7 +197,7 @@ class Reader:
         if overlay is not None or notes is not None:
             request = msgspec.structs.replace(
                 shape.request(queries),
-                overlay=_part(overlay, shape.shards),
+                overlay=part_of(overlay, shape.shards),
                 explain=notes is not None,
             )
             if notes is None:
@@ -290,7 +291,7 @@ class Reader:
                         snapshot_ts,
                         packed,
                         include_vectors,
-                        _part(overlay, shards),
+                        part_of(overlay, shards),
                     ),
                     RowsReply,
                 )
@@ -299,7 +300,7 @@ class Reader:
         )
         if len(replies) == 1:
             return replies[0]
-        return _in_order(replies, ids, collection.dimension, include_vectors)
+        return in_order(replies, ids, collection.dimension, include_vectors)
 
     async def count(
         self,
@@ -325,7 +326,7 @@ class Reader:
                 self._ask(
                     replicas,
                     CountRequest(
-                        collection.id, shards, snapshot_ts, filter, _part(overlay, shards)
+                        collection.id, shards, snapshot_ts, filter, part_of(overlay, shards)
                     ),
                     CountReply,
                 )
@@ -357,7 +358,7 @@ class Reader:
 
     async def _scroll(self, collection: Collection, whole: ScrollRequest) -> RowsReply:
         def part(shards: tuple[int, ...]) -> ScrollRequest:
-            overlay = _part(whole.overlay, shards)
+            overlay = part_of(whole.overlay, shards)
             return msgspec.structs.replace(whole, shards=shards, overlay=overlay)
 
         replies = await asyncio.gather(
@@ -384,32 +385,3 @@ class Reader:
             )
         )
         return stats_sum(replies)
-
-
-def _part(overlay: Overlay | None, shards: tuple[int, ...]) -> Overlay | None:
-    """The overlay as far as it concerns these shards; None where nothing is staged there."""
-    if overlay is None:
-        return None
-    chunks = {shard: overlay.chunks[shard] for shard in shards if shard in overlay.chunks}
-    return Overlay(overlay.txn_id, overlay.term, chunks) if chunks else None
-
-
-def _in_order(
-    replies: Sequence[RowsReply], ids: Sequence[bytes], dimension: int, with_vectors: bool
-) -> RowsReply:
-    """Rows of several workers in the order of `ids`."""
-    found = [row_id for reply in replies for row_id in reply.ids.unpack()]
-    metadata = [text for reply in replies for text in reply.metadata.unpack()]
-    versions = np.concatenate([np.frombuffer(r.versions, dtype="<i8") for r in replies])
-    place = {row_id: i for i, row_id in enumerate(found)}
-    order = [place[row_id] for row_id in ids if row_id in place]
-    vectors = b""
-    if with_vectors:
-        parts = [np.frombuffer(r.vectors, dtype="<f4").reshape(-1, dimension) for r in replies]
-        vectors = np.concatenate(parts)[order].tobytes()
-    return RowsReply(
-        ids=Blob.pack([found[i] for i in order]),
-        versions=versions[order].tobytes(),
-        metadata=Blob.pack([metadata[i] for i in order]),
-        vectors=vectors,
-    )
