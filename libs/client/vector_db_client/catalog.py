@@ -75,16 +75,21 @@ class AsyncCatalog(AsyncWrites):
         index: IndexSettings | IndexOptions | None = None,
         recall_target: float | None = None,
         fields: Sequence[str] | None = None,
+        shards: int | None = None,
     ) -> Collection:
         """Change what a collection wants of its indexes, online: the collection as it is then.
 
         None leaves something as it is, and so does `index` with what it leaves out; `fields` are
-        all that shall have an inverted index. Segments follow in the background.
+        all that shall have an inverted index. Segments follow in the background. Over another
+        number of `shards` its rows are spread while reads and writes go on: `spreading_shards` of
+        `get_collection` says until when. As many as it has give up what is under way.
 
         :raises NotFound: there is none of this name.
         :raises InvalidArgument: nothing to change, or an option is out of its bounds.
         """
         body = _options(index, recall_target, fields)
+        if shards is not None:
+            body["shards"] = shards
         answer = await self._transport.json("PATCH", collection_path(name), body)
         return wire.decode_collection(answer)
 

@@ -62,18 +62,21 @@ class SyncCatalog(SyncRows):
         index: IndexSettings | IndexOptions | None = None,
         recall_target: float | None = None,
         fields: Sequence[str] | None = None,
+        shards: int | None = None,
     ) -> Collection:
         """Change what a collection wants of its indexes, online: the collection as it is then.
 
         None leaves something as it is, and so does `index` with what it leaves out; `fields` are
-        all that shall have an inverted index. Segments follow in the background.
+        all that shall have an inverted index. Segments follow in the background. Over another
+        number of `shards` its rows are spread while reads and writes go on: `spreading_shards` of
+        `get_collection` says until when. As many as it has give up what is under way.
 
         :raises NotFound: there is none of this name.
         :raises InvalidArgument: nothing to change, or an option is out of its bounds.
         """
         return self._run(
             self._client.update_collection(
-                name, index=index, recall_target=recall_target, fields=fields
+                name, index=index, recall_target=recall_target, fields=fields, shards=shards
             )
         )
 

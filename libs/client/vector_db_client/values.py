@@ -187,7 +187,8 @@ class Collection:
     """A collection as the server's catalog has it, spread over `shards` shards.
 
     `recall_target`: the share of the true best k that answers hold on average. `fields`: metadata
-    paths with an inverted index. `aliases` stand for it just now.
+    paths with an inverted index. `aliases` stand for it just now. `spreading_shards`: over how many
+    it is being spread, None if it is not.
     """
 
     name: str
@@ -198,6 +199,7 @@ class Collection:
     recall_target: float = 0.95
     fields: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    spreading_shards: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -293,6 +293,7 @@ def decode_collection(body: Mapping[str, Any]) -> Collection:
         float(body.get("recall_target", 0.95)),
         tuple(body.get("fields", ())),
         tuple(body.get("aliases", ())),
+        None if (spreading := body.get("spreading")) is None else int(spreading["shards"]),
     )
 
 

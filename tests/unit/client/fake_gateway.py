@@ -207,6 +207,8 @@ class FakeGateway:
 
     def alter(self, request: web.Request, body: Any) -> Any:
         entry = self.collections[request.match_info["c"]]
+        if (shards := body.pop("shards", None)) is not None:
+            entry["spreading"] = None if shards == entry["shards"] else {"shards": shards}
         entry |= body | {"index": entry.get("index", {}) | body.get("index", {})}
         return entry
 

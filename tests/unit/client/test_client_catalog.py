@@ -50,6 +50,16 @@ def test_a_change_sends_what_changes(gateway: FakeGateway, client: VectorDatabas
         client.update_collection("a", fields="lang")
 
 
+def test_a_collection_is_spread_over_other_shards(
+    gateway: FakeGateway, client: VectorDatabaseClient
+) -> None:
+    assert client.create_collection("a", 2).spreading_shards is None
+    changed = client.update_collection("a", shards=5)
+    assert (changed.shards, changed.spreading_shards) == (1, 5)
+    assert client.get_collection("a") == changed
+    assert client.update_collection("a", shards=1).spreading_shards is None
+
+
 def test_aliases_are_set_switched_listed_and_removed(
     gateway: FakeGateway, client: VectorDatabaseClient
 ) -> None:
@@ -98,4 +108,5 @@ async def test_the_async_client_has_the_same_calls(aclient: AsyncVectorDatabaseC
     assert await aclient.aliases() == {"now": "a", "then": "a"}
     await aclient.delete_alias("now")
     assert (await aclient.update_collection("a", index={"m": 4})).index.lists == 5
+    assert (await aclient.update_collection("a", shards=3)).spreading_shards == 3
     assert (await aclient.collection_stats("a")).rows_dead == 3

@@ -1,5 +1,5 @@
-"""A cluster that is played in memory, for tests of the gateway: two shards, a sequencer, any number
-of gateways, in virtual time.
+"""A cluster that is played in memory, for tests of the gateway: two shards (more when a collection
+is spread), a sequencer, any number of gateways, in virtual time.
 
 It follows the protocol as the messages describe it: chunks by number (the first copy counts), votes
 in `snapshot` mode (first committer wins, preconditions, chunk checksums), decisions that are
@@ -15,12 +15,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import numpy as np
 import orjson
 
 from tests.support.memory_bus import MemoryBus
 from tests.support.virtual_time import LoopClock, run
 from vector_db.common.adapters.loopback_bus import LoopbackBus
+from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import (
     AbortRequest,
     AnyMessage,
@@ -40,21 +42,24 @@ from vector_db.common.core.messages import (
     ScrollRequest,
     SearchReply,
     SearchRequest,
+    SpreadRequest,
     Stage,
     StagedRequest,
+    SwitchCollection,
     TxnStatus,
     TxnStatusRequest,
 )
 from vector_db.common.core.placement import shards_of_ids
 from vector_db.common.core.subjects import LogName, beats, outcomes, sequencer, worker
 from vector_db.common.model.collection import Collection, Metric
-from vector_db.common.model.errors import Conflict, NotFound, Unavailable
+from vector_db.common.model.errors import Conflict, Moved, NotFound, Unavailable
 from vector_db.common.model.filters import matches, parse_filter
 from vector_db.common.model.ids import make_ts
 from vector_db.common.model.limits import Limits
 from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_ids
 from vector_db.common.service.config import TransactionsConfig
 from vector_db.gateway.cluster import ClusterView
+from vector_db.gateway.copying import Copier
 from vector_db.gateway.core.requests import RowsIn, Upsert
 from vector_db.gateway.database import Database
 from vector_db.gateway.reads import Reader
@@ -62,6 +67,7 @@ from vector_db.gateway.transactions import Transactions
 
 WALL_MS = 1_000_000
 SHARDS = (0, 1)
+SHARDS_ALL = (0, 1, 2, 3, 4)
 Key = tuple[int, bytes]
 Chunks = dict[int, tuple[RowBlock, ...]]
 
@@ -72,6 +78,7 @@ class Version:
     metadata: bytes
     vector: bytes
     alive: bool
+    version: int
 
 
 class PlayedBroker(MemoryBus):
@@ -93,6 +100,7 @@ class Gateway:
         self.transactions = Transactions(cluster.bus, name, Random(name))
         self.view = ClusterView(cluster.bus, LoopClock(), self.transactions.on_outcome)
         reader = Reader(cluster.bus, self.view)
+        self.copier = Copier(cluster.bus, self.view, self.transactions, reader, Random(name))
         self.database = Database(
             cluster.bus, self.view, self.transactions, reader, Limits(), 3, config, Random(name)
         )
@@ -117,6 +125,8 @@ class Cluster:
         self.term = 1
         self.last_ts = make_ts(1, 0)
         self.collections: dict[int, Collection] = {}
+        self.shards: dict[int, tuple[int, ...]] = {}
+        """Of every entry that there ever was."""
         self.aliases: dict[str, int] = {}
         self.catalog_ts = 0
         self.history: defaultdict[Key, list[Version]] = defaultdict(list)
@@ -133,6 +143,10 @@ class Cluster:
         """So many STAGE records are lost on the way."""
         self.mute = False
         """No outcome is told, and no beat says that anything is stable."""
+        self.stable_held = False
+        """Nothing more is said to be stable."""
+        self.catalog_s = 0.0
+        """How long an answer of the sequencer takes."""
         self.votes_held = False
         """Nothing that is prepared is decided."""
         self.workers_silent = False
@@ -149,7 +163,7 @@ class Cluster:
 
     async def start(self) -> None:
         await self.bus.serve(sequencer(), self._answer)
-        for shard in SHARDS:
+        for shard in SHARDS_ALL:
             await self.bus.serve(worker(f"w{shard}"), self._serve)
         for gateway in self.gateways:
             await gateway.transactions.start(gateway.view)
@@ -169,7 +183,7 @@ class Cluster:
         return WALL_MS + int(asyncio.get_running_loop().time() * 1000)
 
     def _beat(self, *told: Outcome) -> Beat:
-        if not self.mute:
+        if not (self.mute or self.stable_held):
             self._stable_ts = self.last_ts
         return Beat(
             self.term, "c", self.cluster_id, self._stable_ts, self.catalog_ts, self.wall_ms(), 0,
@@ -192,13 +206,35 @@ class Cluster:
 
     def create(self, name: str, dimension: int = 2) -> Collection:
         self.last_ts += 1
-        found = Collection(self.last_ts, name, dimension, Metric.EUCLIDEAN, SHARDS)
+        return self._enter(Collection(self.last_ts, name, dimension, Metric.EUCLIDEAN, SHARDS))
+
+    def _enter(self, found: Collection) -> Collection:
         self.collections[found.id] = found
+        self.shards[found.id] = found.shards
         self.catalog_ts = found.id
         return found
 
+    def spread(self, name: str, shards: tuple[int, ...]) -> Collection:
+        """A second generation, on these shards, which is still to be filled."""
+        current = self.by_name(name)
+        self.last_ts += 1
+        return self._enter(
+            msgspec.structs.replace(
+                current, id=self.last_ts, shards=shards, first_id=current.origin,
+                replaces=current.id, since_ts=0,
+            )
+        )  # fmt: skip
+
+    def switch(self, successor: Collection) -> int:
+        """Put a generation that was filled into force: the ts of the decision."""
+        ts = self._changed()
+        state = DomainState(collections=self.collections, aliases=self.aliases)
+        state = state.after(SwitchCollection(ts, successor.id, self.wall_ms()))
+        self.collections, self.aliases = dict(state.collections), dict(state.aliases)
+        return ts
+
     def by_name(self, name: str) -> Collection:
-        return next(c for c in self.collections.values() if c.name == name)
+        return next(c for c in self.collections.values() if c.name == name and c.in_force)
 
     def alias(self, alias: str, collection: Collection) -> int:
         """Let an alias stand for a collection: the ts of the decision."""
@@ -218,10 +254,14 @@ class Cluster:
 
     async def _answer(self, message: AnyMessage) -> AnyMessage:
         self.asked.append(message)
+        if self.catalog_s:
+            await asyncio.sleep(self.catalog_s)
         match message:
             case CreateCollectionRequest():
                 if all(c.name != message.name for c in self.collections.values()):
                     self.create(message.name, message.dimension)
+            case SpreadRequest():
+                self.spread(message.name, tuple(range(message.shards)))
             case TxnStatusRequest():
                 return self._known(message.txn_id)
             case AbortRequest():
@@ -231,7 +271,7 @@ class Cluster:
                 return self.decided.setdefault(message.txn_id, aborted)
             case _:
                 assert isinstance(message, CatalogRequest)
-        replicas: dict[int, tuple[str, ...]] = {shard: (f"w{shard}",) for shard in SHARDS}
+        replicas: dict[int, tuple[str, ...]] = {shard: (f"w{shard}",) for shard in SHARDS_ALL}
         return CatalogReply(
             self.term, self.catalog_ts, self.last_ts, self.wall_ms(),
             tuple(self.collections.values()), replicas, (), dict(self.aliases),
@@ -300,10 +340,13 @@ class Cluster:
             return "conflict", 0
         if part.stages and chunks_checksum(chunks[i] for i in wanted) != part.stages_crc:
             return "conflict", 0
+        said = self._of_generations(part)
+        if said:
+            return said, 0
         for read in part.reads:
             for (collection_id, row_id), versions in self.history.items():
                 concerns = read.whole or row_id in read.ids.unpack()
-                home = self.home(row_id) == part.shard
+                home = self.home(row_id, collection_id) == part.shard
                 changed = versions[-1].ts > part.snapshot_ts
                 if collection_id == read.collection_id and home and concerns and changed:
                     return "conflict", 0
@@ -313,11 +356,13 @@ class Cluster:
                 return "not_found", 0
             for i, row_id in enumerate(block.ids.unpack()):
                 last = self.latest(block.collection_id, row_id)
+                if block.precondition == "mirrored":
+                    continue
                 if part.mode == "snapshot" and last is not None and last.ts > part.snapshot_ts:
                     return "conflict", 0
                 exists = last is not None and last.alive
-                version = last.ts if last is not None and last.alive else 0
-                if block.precondition == "absent" and exists:
+                version = last.version if last is not None and last.alive else 0
+                if block.precondition in ("absent", "copied") and exists:
                     return "already_exists", 0
                 if block.precondition == "present" and not exists:
                     return "not_found", 0
@@ -325,6 +370,22 @@ class Cluster:
                     return "precondition_failed", 0
                 deleted += block.delete and exists
         return "", deleted
+
+    def _of_generations(self, part: Prepare) -> str:
+        """Why a part is refused by the rules of generations; "" if it is not."""
+        writes = {b.collection_id: b.precondition for b in self._blocks(part)}
+        roles = writes | {r.collection_id: "read" for r in part.reads}
+        for collection_id, role in roles.items():
+            entry = self.collections.get(collection_id)
+            if entry is None:
+                continue
+            filling = role in ("mirrored", "copied")
+            later = [c.id for c in self.collections.values() if c.replaces == entry.id]
+            if entry.in_force == filling or entry.since_ts > part.snapshot_ts:
+                return "conflict"
+            if any(part.catalog_ts < other for other in later):
+                return "conflict"
+        return ""
 
     def _apply(self, block: RowBlock, ts: int) -> None:
         for row_id, version in _versions(block, ts):
@@ -334,9 +395,9 @@ class Cluster:
         versions = self.history.get((collection_id, row_id))
         return versions[-1] if versions else None
 
-    @staticmethod
-    def home(row_id: bytes) -> int:
-        return int(shards_of_ids(hash_ids([row_id]), SHARDS)[0])
+    def home(self, row_id: bytes, collection_id: int = 0) -> int:
+        shards = self.shards.get(collection_id, SHARDS)
+        return int(shards_of_ids(hash_ids([row_id]), shards)[0])
 
     # --- the workers ------------------------------------------------------------------------------
 
@@ -385,11 +446,16 @@ class Cluster:
         self, request: FetchRequest | CountRequest | ScrollRequest | SearchRequest
     ) -> dict[bytes, Version]:
         """The rows of the asked shards at the snapshot, under the overlay."""
-        if request.collection_id not in self.collections:
+        entry = self.collections.get(request.collection_id)
+        if entry is None:
             raise NotFound(f"collection {request.collection_id} does not exist on this worker")
+        if not (entry.replaces or entry.serves(request.snapshot_ts)):
+            raise Moved(f"collection {entry.id} does not serve {request.snapshot_ts}")
         rows: dict[bytes, Version] = {}
         for (collection_id, row_id), versions in self.history.items():
-            if collection_id != request.collection_id or self.home(row_id) not in request.shards:
+            if collection_id != request.collection_id:
+                continue
+            if self.home(row_id, collection_id) not in request.shards:
                 continue
             seen = [v for v in versions if v.ts <= request.snapshot_ts]
             if seen and seen[-1].alive:
@@ -447,13 +513,14 @@ def _versions(block: RowBlock, ts: int) -> Iterator[tuple[bytes, Version]]:
     metadata = [b""] * len(block) if block.metadata is None else block.metadata.unpack()
     for i, row_id in enumerate(block.ids.unpack()):
         vector = b"" if block.delete else block.vector_array()[i].tobytes()
-        yield row_id, Version(ts, metadata[i], vector, not block.delete)
+        version = int(block.version_array()[i]) if block.precondition == "copied" else ts
+        yield row_id, Version(ts, metadata[i], vector, not block.delete, version)
 
 
 def _reply(rows: list[tuple[bytes, Version]], with_vectors: bool) -> RowsReply:
     return RowsReply(
         Blob.pack([row_id for row_id, _ in rows]),
-        np.array([v.ts for _, v in rows], "<i8").tobytes(),
+        np.array([v.version for _, v in rows], "<i8").tobytes(),
         Blob.pack([v.metadata for _, v in rows]),
         b"".join(v.vector for _, v in rows) if with_vectors else b"",
     )

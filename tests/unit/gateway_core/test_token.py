@@ -46,7 +46,7 @@ def token(serializable: bool = True) -> Token:
 def test_what_was_encoded_is_decoded(
     staged: dict[int, tuple[int, int]], reads: dict[int, list[bytes] | None], rows: int
 ) -> None:
-    given_out = token().with_staged({s: StagedAt(*at) for s, at in staged.items()}, rows)
+    given_out = token().with_staged({s: StagedAt(*at) for s, at in staged.items()}, rows, 7)
     for collection, keys in list(reads.items())[:8]:
         given_out = given_out.with_read(collection, keys)
     text = encode_token(given_out, KEY)
@@ -56,7 +56,7 @@ def test_what_was_encoded_is_decoded(
 
 @given(st.data())
 def test_any_altered_character_is_refused(data: st.DataObject) -> None:
-    text = encode_token(token().with_staged({3: StagedAt(1, 2)}, 1), KEY)
+    text = encode_token(token().with_staged({3: StagedAt(1, 2)}, 1, 7), KEY)
     place = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from("ABCXYZabcxyz0189-_"))
     altered = text[:place] + other + text[place + 1 :]
@@ -104,6 +104,7 @@ def test_the_largest_one_fits_into_a_header() -> None:
     full = token().with_staged(
         {s: StagedAt(2**32 - 1, 2**32 - 1) for s in range(4096 - SHARDS_PER_TRANSACTION_MAX, 4096)},
         2**53,
+        HIGH,
     )
     for i in range(COLLECTIONS_READ_MAX - 1):
         full = full.with_read(HIGH - i, None)
@@ -120,7 +121,7 @@ def test_the_largest_one_fits_into_a_header() -> None:
 def test_more_shards_than_a_token_holds_are_refused_by_name() -> None:
     shards = {s: StagedAt(1, 1) for s in range(SHARDS_PER_TRANSACTION_MAX + 1)}
     with pytest.raises(TooLarge, match="shards_per_transaction_max"):
-        token().with_staged(shards, 1)
+        token().with_staged(shards, 1, 7)
 
 
 def test_more_collections_than_a_token_holds_are_refused_by_name() -> None:

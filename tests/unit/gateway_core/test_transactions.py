@@ -42,7 +42,7 @@ from vector_db.common.model.ids import make_ts
 from vector_db.common.model.limits import UNACKED_BYTES_PER_SHARD_MAX
 from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_ids
 from vector_db.gateway.cluster import MEMBER_TIMEOUT_S, ClusterView
-from vector_db.gateway.core.partition import ShardPart
+from vector_db.gateway.core.partition import Routed, ShardPart
 from vector_db.gateway.transactions import (
     AGAIN_AFTER_S,
     RETRIES_MAX,
@@ -65,8 +65,8 @@ def part(shard: int, chunks: int = 1, size_bytes: int = 100) -> ShardPart:
     return ShardPart(shard, [(block(b"%d-%d" % (shard, i)),) for i in range(chunks)], size_bytes)
 
 
-def parts(*some: ShardPart) -> Callable[[], dict[int, ShardPart]]:
-    return lambda: {one.shard: one for one in some}
+def parts(*some: ShardPart) -> Callable[[], Routed]:
+    return lambda: Routed({one.shard: one for one in some}, 0)
 
 
 class World:

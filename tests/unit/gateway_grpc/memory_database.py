@@ -133,7 +133,7 @@ class MemoryDatabase(MemoryCatalog):
         return self.tick()
 
     async def collections(self) -> list[Collection]:
-        return list(self.state.collections.values())
+        return [c for c in self.state.collections.values() if c.in_force]
 
     async def collection(self, name: str) -> Collection:
         self._table(name)

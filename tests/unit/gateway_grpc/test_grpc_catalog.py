@@ -48,6 +48,16 @@ async def test_options_are_set_shown_and_changed_in_part(stub: Any) -> None:
     assert not shown.stats.HasField("recall_measured") and shown.stats.recall_target == 0.95
 
 
+async def test_a_collection_says_over_how_many_shards_it_is_being_spread(stub: Any) -> None:
+    await stub.CreateCollection(pb.CreateCollectionRequest(name="a", dimension=2))
+    changed = await stub.AlterCollection(pb.AlterCollectionRequest(name="a", shards=5))
+    assert (list(changed.shards), changed.spreading_shards) == ([0], 5)
+    shown = await stub.GetCollection(pb.GetCollectionRequest(name="a"))
+    assert shown.collection == changed
+    changed = await stub.AlterCollection(pb.AlterCollectionRequest(name="a", shards=1))
+    assert changed.spreading_shards == 0
+
+
 async def test_a_collection_made_without_options_has_the_defaults(stub: Any) -> None:
     made = await stub.CreateCollection(pb.CreateCollectionRequest(name="a", dimension=2))
     assert (made.index.kind, made.index.m) == (pb.INDEX_KIND_AUTO, 16)

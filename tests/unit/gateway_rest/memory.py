@@ -133,7 +133,7 @@ class MemoryDatabase(MemoryCatalog):
 
     async def collections(self) -> list[Collection]:
         self._enter("collections")
-        return list(self.state.collections.values())
+        return [c for c in self.state.collections.values() if c.in_force]
 
     async def collection(self, name: str) -> Collection:
         self._enter("collection")

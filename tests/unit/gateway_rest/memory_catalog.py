@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from vector_db.common.core.domain import DomainState
 from vector_db.common.core.messages import AlterCollectionRequest, CreateCollectionRequest
 from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions, Metric
-from vector_db.common.model.errors import AlreadyExists
+from vector_db.common.model.errors import AlreadyExists, NotFound
 from vector_db.coordinator.core.catalog import aliases_after, altered, check_create, to_drop
 from vector_db.gateway.core.requests import CollectionChange
 
@@ -65,11 +67,34 @@ class MemoryCatalog:
         self.state = DomainState(0, entries, aliases=aliases)
 
     async def alter_collection(self, name: str, change: CollectionChange) -> Collection:
+        if change.shards is not None:
+            return self._spread(name, change.shards)
         asked = AlterCollectionRequest(name, change.index, change.recall_target, change.fields)
         (entry,) = altered(self.state, asked)
         self.tick()
         self._put(entry)
         return entry
+
+    def _spread(self, name: str, shards: int) -> Collection:
+        """A second generation that nobody fills; none where there are so many shards already."""
+        current = self.state.by_name(name)
+        if current is None:
+            raise NotFound(f"collection {name!r} does not exist")
+        if (before := self.state.successor(current.id)) is not None:
+            entries = {i: c for i, c in self.state.collections.items() if i != before.id}
+            self.state = DomainState(0, entries, aliases=self.state.aliases)
+        if shards != len(current.shards):
+            self._put(
+                msgspec.structs.replace(
+                    current, id=self.tick(), shards=tuple(range(shards)),
+                    first_id=current.origin, replaces=current.id,
+                )
+            )  # fmt: skip
+        return current
+
+    def spreading(self, collection: Collection) -> int | None:
+        successor = self.state.successor(collection.id)
+        return None if successor is None else len(successor.shards)
 
     async def set_aliases(self, changes: Mapping[str, str | None]) -> int:
         aliases = aliases_after(self.state, changes)

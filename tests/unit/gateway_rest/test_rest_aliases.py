@@ -73,12 +73,25 @@ async def test_options_out_of_bounds_are_refused_by_place(
 async def test_a_change_of_nothing_or_of_what_is_fixed_is_refused(rest: Rest) -> None:
     await make(rest, "a")
     for body, place in (
-        ({}, "give at least one of index, recall_target and fields"),
+        ({}, "give at least one of index, recall_target, fields and shards"),
         ({"dimension": 3}, "dimension: unknown field"),
         ({"name": "b"}, "name: unknown field"),
     ):
         assert place in await rest.refused(400, "PATCH", "/v1/collections/a", body)
     await rest.refused(404, "PATCH", "/v1/collections/b", {"recall_target": 0.9})
+
+
+async def test_a_collection_says_over_how_many_shards_it_is_being_spread(rest: Rest) -> None:
+    await make(rest, "a")
+    path = "/v1/collections/a"
+    told = await rest.ok("PATCH", path, {"shards": 5})
+    assert answers.CollectionAnswer.model_validate(told)
+    assert (told["shards"], told["spreading"]) == (1, {"shards": 5})
+    assert await rest.ok("GET", path) == told
+    assert (await rest.ok("GET", "/v1/collections"))["collections"] == [told]
+    assert (await rest.ok("PATCH", path, {"shards": 1}))["spreading"] is None
+    for shards in (0, 65_537, 2.5, "2"):
+        assert "shards" in await rest.refused(400, "PATCH", path, {"shards": shards})
 
 
 async def test_an_alias_stands_for_its_collection_in_every_route(rest: Rest) -> None:

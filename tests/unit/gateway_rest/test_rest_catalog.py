@@ -16,7 +16,7 @@ INDEX = {"kind": "auto", "encoding": "auto", "m": 16, "ef_construction": 128, "l
 async def test_a_collection_is_made_listed_shown_and_dropped(rest: Rest) -> None:
     body = {"name": "b.1", "dimension": 3, "metric": "dot", "shards": 2}
     status, made = await rest.call("POST", "/v1/collections", body)
-    wants = {"index": INDEX, "recall_target": 0.95, "fields": [], "aliases": []}
+    wants = {"index": INDEX, "recall_target": 0.95, "fields": [], "aliases": [], "spreading": None}
     assert status == 201 and made == {**body, "commit_ts": rest.database.stable_ts, **wants}
     await rest.ok("POST", "/v1/collections", {"name": "a", "dimension": 1})
     listed = answers.CollectionsAnswer.model_validate(await rest.ok("GET", "/v1/collections"))

@@ -411,7 +411,7 @@ class IndexOptions(_message.Message):
     def __init__(self, kind: _Optional[_Union[IndexKind, str]] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., m: _Optional[int] = ..., ef_construction: _Optional[int] = ..., lists: _Optional[int] = ...) -> None: ...
 
 class Collection(_message.Message):
-    __slots__ = ("name", "dimension", "metric", "shards", "created_ts", "index", "recall_target", "fields", "aliases")
+    __slots__ = ("name", "dimension", "metric", "shards", "created_ts", "index", "recall_target", "fields", "aliases", "spreading_shards")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
@@ -421,6 +421,7 @@ class Collection(_message.Message):
     RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
     FIELDS_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
+    SPREADING_SHARDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     dimension: int
     metric: Metric
@@ -430,7 +431,8 @@ class Collection(_message.Message):
     recall_target: float
     fields: _containers.RepeatedScalarFieldContainer[str]
     aliases: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., dimension: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., shards: _Optional[_Iterable[int]] = ..., created_ts: _Optional[int] = ..., index: _Optional[_Union[IndexOptions, _Mapping]] = ..., recall_target: _Optional[float] = ..., fields: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[str]] = ...) -> None: ...
+    spreading_shards: int
+    def __init__(self, name: _Optional[str] = ..., dimension: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., shards: _Optional[_Iterable[int]] = ..., created_ts: _Optional[int] = ..., index: _Optional[_Union[IndexOptions, _Mapping]] = ..., recall_target: _Optional[float] = ..., fields: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[str]] = ..., spreading_shards: _Optional[int] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
     __slots__ = ("name", "dimension", "metric", "shards", "if_absent", "index", "recall_target", "fields")
@@ -459,16 +461,18 @@ class FieldPaths(_message.Message):
     def __init__(self, paths: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AlterCollectionRequest(_message.Message):
-    __slots__ = ("name", "index", "recall_target", "fields")
+    __slots__ = ("name", "index", "recall_target", "fields", "shards")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
     FIELDS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     index: IndexOptions
     recall_target: float
     fields: FieldPaths
-    def __init__(self, name: _Optional[str] = ..., index: _Optional[_Union[IndexOptions, _Mapping]] = ..., recall_target: _Optional[float] = ..., fields: _Optional[_Union[FieldPaths, _Mapping]] = ...) -> None: ...
+    shards: int
+    def __init__(self, name: _Optional[str] = ..., index: _Optional[_Union[IndexOptions, _Mapping]] = ..., recall_target: _Optional[float] = ..., fields: _Optional[_Union[FieldPaths, _Mapping]] = ..., shards: _Optional[int] = ...) -> None: ...
 
 class AliasChange(_message.Message):
     __slots__ = ("alias", "collection")

@@ -143,8 +143,14 @@ class DatabaseApi(RowsApi, Protocol):
     async def alter_collection(self, name: str, change: CollectionChange) -> Collection:
         """The collection as it is then; its rows and all transactions on it go on.
 
+        Another number of shards is answered for once its rows begin to be spread over them; an open
+        transaction that writes to it then may have to be begun again.
+
         :raises InvalidArgument: nothing to change, or something is out of its bounds.
         """
+
+    def spreading(self, collection: Collection) -> int | None:
+        """Over how many shards a collection that was answered just now is being spread."""
 
     async def drop_collection(self, name: str) -> int:
         """The commit_ts of the drop, with which its aliases end.

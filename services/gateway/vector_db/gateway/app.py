@@ -10,6 +10,7 @@ from vector_db.common.service.config import Config
 from vector_db.common.service.runtime import Runtime, Service
 from vector_db.common.service.telemetry import metrics_response
 from vector_db.gateway.cluster import ClusterView
+from vector_db.gateway.copying import Copier
 from vector_db.gateway.database import Database
 from vector_db.gateway.grpc.server import GrpcServer
 from vector_db.gateway.metrics import GatewayMetrics
@@ -45,6 +46,7 @@ class GatewayService:
             runtime.random,
         )
         self._idempotent = database.idempotent
+        self._copier = Copier(runtime.bus, self._view, self._transactions, reader, runtime.random)
         server = config.server
         key = server.api_key.get_secret_value() if server.api_key and server.auth_required else None
         meters = GatewayMetrics(runtime.metrics)
@@ -70,6 +72,7 @@ class GatewayService:
             await self._view.start(timeout_s)
         except Unavailable as error:
             raise StartupError(f"no coordinator leads after {timeout_s:g} s") from error
+        await self._copier.start()
         host = self._config.server.host
         self.http_port = await self._rest.start(host, self._config.server.http_port)
         self.grpc_port = await self._grpc.start(host, self._config.server.grpc_port)
@@ -93,6 +96,7 @@ class GatewayService:
         """Let requests under way finish, then close both edges."""
         drain_s = self._config.server.drain_timeout_s / 2
         await asyncio.gather(self._rest.stop(drain_s), self._grpc.stop(drain_s))
+        await self._copier.stop()
         await self._transactions.stop()
         await self._view.stop()
 

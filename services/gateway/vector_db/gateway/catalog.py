@@ -6,6 +6,7 @@ gateway.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -15,6 +16,7 @@ from vector_db.common.core.messages import (
     CreateCollectionRequest,
     DropCollectionRequest,
     SetAliasesRequest,
+    SpreadRequest,
 )
 from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions
 from vector_db.common.model.errors import InvalidArgument, NotFound
@@ -66,15 +68,23 @@ class CatalogCalls(SnapshotReads):
     async def alter_collection(self, name: str, change: CollectionChange) -> Collection:
         """See `DatabaseApi.alter_collection`."""
         if change == CollectionChange():
-            raise InvalidArgument("give at least one of index, recall_target and fields")
+            raise InvalidArgument("give at least one of index, recall_target, fields and shards")
         if change.index is not None:
             check_index(change.index)
         if change.recall_target is not None:
             check_recall_target(change.recall_target)
         if change.fields is not None:
             check_fields(change.fields)
-        request = AlterCollectionRequest(name, change.index, change.recall_target, change.fields)
-        self._view.take_catalog(await self._view.ask(request))
+        if change.shards is not None:
+            if change.shards < 1:
+                raise InvalidArgument(f"shards: {change.shards}, at least 1 is needed")
+            # First, as it is what may be refused.
+            self._view.take_catalog(await self._view.ask(SpreadRequest(name, change.shards)))
+        if dataclasses.replace(change, shards=None) != CollectionChange():
+            request = AlterCollectionRequest(
+                name, change.index, change.recall_target, change.fields
+            )
+            self._view.take_catalog(await self._view.ask(request))
         return await self._view.collection(name)
 
     async def drop_collection(self, name: str) -> int:
@@ -112,6 +122,11 @@ class CatalogCalls(SnapshotReads):
             bytes_predicted=reply.bytes_predicted,
             bytes_resident=reply.bytes_resident,
         )
+
+    def spreading(self, collection: Collection) -> int | None:
+        """See `DatabaseApi.spreading`."""
+        successor = self._view.entries.successor(collection)
+        return None if successor is None else len(successor.shards)
 
     # --- aliases ----------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from vector_db.common.core.messages import (
 from vector_db.common.core.subjects import beats, members, sequencer
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import NotFound, Unavailable
-from vector_db.common.model.ids import HIDDEN_PREFIX
+from vector_db.common.model.rows import RowBlock
 from vector_db.common.ports import (
     Bus,
     BusTimeout,
@@ -35,6 +35,8 @@ from vector_db.common.ports import (
     NoResponders,
     Subscription,
 )
+from vector_db.gateway.core.entries import Entries
+from vector_db.gateway.core.partition import Routed, partition
 from vector_db.gateway.core.requests import Consistency
 
 REQUEST_TIMEOUT_S = 12.0
@@ -58,10 +60,7 @@ class ClusterView:
         self.catalog_ts = 0
         self.replicas: dict[int, tuple[str, ...]] = {}
         self.reply: CatalogReply | None = None
-        self._by_name: dict[str, Collection] = {}
-        self._hidden: dict[str, Collection] = {}
-        self._by_id: dict[int, Collection] = {}
-        self._by_alias: dict[str, Collection] = {}
+        self.entries = Entries()
         self._announced_catalog_ts = 0
         self._wall = (0, 0.0)
         self._heard_s = float("-inf")
@@ -252,11 +251,7 @@ class ClusterView:
         newer = reply.catalog_ts > self._announced_catalog_ts
         if reply.term > self.term or (reply.term == self.term and newer):
             self._announced_catalog_ts = reply.catalog_ts
-        self._by_id = {c.id: c for c in reply.collections}
-        hidden = {c.name: c for c in reply.collections if c.name.startswith(HIDDEN_PREFIX)}
-        self._by_name = {c.name: c for c in reply.collections if c.name not in hidden}
-        self._hidden = hidden
-        self._by_alias = {a: self._by_id[i] for a, i in reply.aliases.items()}
+        self.entries = Entries(reply.collections, reply.aliases)
         self.replicas = reply.replicas
 
     async def refresh(self) -> None:
@@ -265,6 +260,27 @@ class ClusterView:
         :raises Unavailable: nobody leads now.
         """
         self.take_catalog(await self.ask(CatalogRequest()))
+
+    async def caught_up(self) -> int:
+        """The `catalog_ts` here, after fetching another one that was announced: then every change
+        up to `stable_ts` is known here.
+
+        :raises Unavailable: nobody leads now.
+        """
+        if self._announced_catalog_ts != self.catalog_ts:
+            await self.refresh()
+        return self.catalog_ts
+
+    async def generation(self, collection: Collection, snapshot_ts: int) -> Collection:
+        """The generation of the collection that serves a snapshot, which is stable here.
+
+        :raises NotFound: the collection was dropped, or did not exist at the snapshot.
+        :raises SnapshotTooOld: the generation of that time is gone.
+        :raises Unavailable: another catalog was announced, and nobody leads now.
+        """
+        # A takeover may have undone a switch that the catalog which is here still tells of.
+        await self.caught_up()
+        return self.entries.at(collection, snapshot_ts)
 
     def _refresh_later(self) -> None:
         if self._refresh is None or self._refresh.done():
@@ -279,30 +295,40 @@ class ClusterView:
             self._log.warning("the catalog is not fetched, the next beat asks", error=str(error))
 
     def collections(self) -> list[Collection]:
-        """All collections but the hidden ones, by name."""
-        return [self._by_name[name] for name in sorted(self._by_name)]
+        """All collections but the hidden ones, by name; of each the generation in force."""
+        by_name = self.entries.by_name
+        return [by_name[name] for name in sorted(by_name)]
 
     def collection_by_id(self, collection_id: int) -> Collection | None:
-        """A collection of the catalog that is here."""
-        return self._by_id.get(collection_id)
+        """An entry of the catalog that is here, of whichever generation."""
+        return self.entries.by_id.get(collection_id)
+
+    def routed(self, blocks: Iterable[tuple[RowBlock, Collection]]) -> Routed:
+        """Every shard's part of a transaction by the catalog of this very moment.
+
+        :raises NotFound: a collection was dropped.
+        """
+        return Routed(partition(self.entries.routed(blocks)), self.catalog_ts)
 
     async def hidden(self, name: str) -> Collection | None:
         """The hidden collection of that name; asks the sequencer before it says None."""
-        if name not in self._hidden or self._announced_catalog_ts != self.catalog_ts:
+        if name not in self.entries.hidden or self._announced_catalog_ts != self.catalog_ts:
             await self.refresh()
-        return self._hidden.get(name)
+        return self.entries.hidden.get(name)
 
     def aliases(self) -> dict[str, str]:
         """Alias → name of the collection that it stands for, by alias."""
-        return {alias: self._by_alias[alias].name for alias in sorted(self._by_alias)}
+        by_alias = self.entries.by_alias
+        return {alias: by_alias[alias].name for alias in sorted(by_alias)}
 
     def aliases_of(self, collection: Collection) -> tuple[str, ...]:
         """The aliases that stand for the collection, sorted."""
-        return tuple(sorted(a for a, c in self._by_alias.items() if c.id == collection.id))
+        stand = self.entries.by_alias.items()
+        return tuple(sorted(a for a, c in stand if c.origin == collection.origin))
 
     def is_alias(self, name: str) -> bool:
         """Whether the name is an alias in the catalog that is here."""
-        return name in self._by_alias
+        return name in self.entries.by_alias
 
     async def collection(self, name: str) -> Collection:
         """The collection of that name or alias; asks the sequencer before it says there is none.
@@ -310,7 +336,9 @@ class ClusterView:
         :raises NotFound: there is none, or it is hidden.
         :raises Unavailable: what an alias stands for is not durable in time.
         """
-        if (found := self._by_name.get(name)) and self._announced_catalog_ts == self.catalog_ts:
+        if (
+            found := self.entries.by_name.get(name)
+        ) and self._announced_catalog_ts == self.catalog_ts:
             return found
         return (await self.named((name,)))[name]
 
@@ -332,8 +360,9 @@ class ClusterView:
             for name in wanted:
                 if not self._knows(name):
                     raise NotFound(f"collection {name!r} does not exist")
-            found = {name: self._by_alias.get(name) or self._by_name[name] for name in wanted}
-            if self._by_alias.keys().isdisjoint(wanted):
+            entries = self.entries
+            found = {n: entries.by_alias.get(n) or entries.by_name[n] for n in wanted}
+            if entries.by_alias.keys().isdisjoint(wanted):
                 return found
             if self._announced_catalog_ts == self.catalog_ts:
                 if self.catalog_ts <= self.stable_ts:
@@ -348,17 +377,19 @@ class ClusterView:
                 raise Unavailable("the catalog that was announced is not here yet, try again")
 
     def _knows(self, name: str) -> bool:
-        return name in self._by_name or name in self._by_alias
+        return name in self.entries.by_name or name in self.entries.by_alias
 
-    async def with_id(self, collection_id: int) -> Collection | None:
-        """The collection with that id; asks the sequencer before it says that there is none."""
-        if collection_id not in self._by_id or self._announced_catalog_ts != self.catalog_ts:
+    async def of_origin(self, origin: int) -> Collection | None:
+        """The generation in force of the collection whose first one has this id; asks the sequencer
+        before it says that there is none."""
+        found = self.entries.of_origin(origin)
+        if found is None or self._announced_catalog_ts != self.catalog_ts:
             await self.refresh()
-        return self._by_id.get(collection_id)
+        return self.entries.of_origin(origin)
 
     async def moved_on(self, known_ts: int) -> bool:
         """Whether the catalog has aliases and is not the one of `known_ts`: asks the sequencer."""
-        if not self._by_alias:
+        if not self.entries.by_alias:
             return False
         with contextlib.suppress(Unavailable):  # nobody who could have changed it leads
             await self.refresh()

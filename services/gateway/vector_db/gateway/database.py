@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -25,7 +26,7 @@ from vector_db.common.service.config import TransactionsConfig
 from vector_db.gateway.catalog import CatalogCalls, again_if_moved
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.core.operations import Operations
-from vector_db.gateway.core.partition import ShardPart, block_of, partition
+from vector_db.gateway.core.partition import block_of
 from vector_db.gateway.core.requests import (
     Consistency,
     Delete,
@@ -81,9 +82,16 @@ class Database(CatalogCalls):
     async def _snapshot(self, collection: Collection, consistency: Consistency) -> int:
         if consistency.as_of or consistency.as_of_ms:
             return await self._snapshots.of_the_past(collection, consistency)
-        if collection.id > self._view.stable_ts:
-            await self._view.wait_stable(collection.id)
+        if collection.origin > self._view.stable_ts:
+            await self._view.wait_stable(collection.origin)
         return await self._view.snapshot(consistency)
+
+    async def _newest(self, collection: Collection) -> int:
+        """The snapshot that a write of the collection can be based on."""
+        current = self._view.entries.current(collection) or collection
+        # Shards take nothing that is based on what lies before their generation came into force.
+        await self._view.wait_stable(max(current.origin, current.since_ts))
+        return self._view.stable_ts
 
     async def _cursor_snapshot(self, snapshot_ts: int, where: str = "cursor") -> None:
         await self._snapshots.reach(snapshot_ts, where)
@@ -128,7 +136,7 @@ class Database(CatalogCalls):
                     count += len(await self._versions_at(collection, operation.ids, snapshot_ts))
             return blocks, count
 
-        floor_ts = max((c.id for _, c in given.checked), default=0)
+        floor_ts = max((c.origin for _, c in given.checked), default=0)
         return await self.idempotent.run(idempotency, floor_ts, plan, keys_of(blocks))
 
     async def _commit(
@@ -138,13 +146,9 @@ class Database(CatalogCalls):
         snapshot_ts: int = 0,
     ) -> WriteResult:
         checked = bool(snapshot_ts) or _is_checked(blocks)
-        parts = partition(blocks)
-
-        def attempt() -> dict[int, ShardPart]:
-            return parts
-
         mode = "snapshot" if checked else "blind"
-        done = await self._transactions.commit(attempt, mode, snapshot_ts)
+        routed = partial(self._view.routed, blocks)
+        done = await self._transactions.commit(routed, mode, snapshot_ts)
         return WriteResult(written + done.deleted, done.commit_ts)
 
     @again_if_moved
@@ -159,9 +163,9 @@ class Database(CatalogCalls):
             return [(block_of(Delete(collection, ids), found), found)] if ids else [], len(ids)
 
         if idempotency is not None:
-            return await self.idempotent.run(idempotency, found.id, plan)
+            return await self.idempotent.run(idempotency, found.origin, plan)
         for retry in range(PATCH_RETRIES_MAX + 1):
-            snapshot_ts = await self._snapshot(found, Consistency())
+            snapshot_ts = await self._newest(found)
             blocks, _ = await plan(snapshot_ts)
             if not blocks:
                 return WriteResult(0, snapshot_ts)
@@ -193,12 +197,12 @@ class Database(CatalogCalls):
 
         keys = [(found.name, row_id)]
         if idempotency is not None:
-            return await self.idempotent.run(idempotency, found.id, plan, keys)
+            return await self.idempotent.run(idempotency, found.origin, plan, keys)
         for retry in range(PATCH_RETRIES_MAX + 1):
             try:
                 # Read in its turn: what others write before it is there to be merged into.
                 async with self._transactions.turns.turn(keys, alone=True):
-                    blocks, _ = await plan(await self._snapshot(found, Consistency()))
+                    blocks, _ = await plan(await self._newest(found))
                     return await self._commit(blocks, 1)
             except PreconditionFailed:
                 if if_version is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -28,7 +29,7 @@ from vector_db.common.model.errors import (
 from vector_db.common.model.ids import IDEMPOTENCY_COLLECTION
 from vector_db.common.model.rows import RowBlock
 from vector_db.gateway.cluster import ClusterView
-from vector_db.gateway.core.partition import block_of, partition
+from vector_db.gateway.core.partition import block_of
 from vector_db.gateway.core.remembered import (
     EXPIRES,
     Remembered,
@@ -116,9 +117,10 @@ class IdempotentWrites:
                 return known.answer
             blocks, count = await plan(known.snapshot_ts)
             row = self.row(known, key, count, commit_ts)
-            parts = partition([*blocks, (block_of(row, known.collection), known.collection)])
+            whole = [*blocks, (block_of(row, known.collection), known.collection)]
+            routed = partial(self._view.routed, whole)
             try:
-                done = await self._transactions.commit(parts.copy, "snapshot", known.snapshot_ts)
+                done = await self._transactions.commit(routed, "snapshot", known.snapshot_ts)
                 return WriteResult(count, commit_ts or done.commit_ts)
             except Conflict:
                 # Another writer was first, perhaps with this very key: look at a newer snapshot.
@@ -134,7 +136,7 @@ class IdempotentWrites:
         """
         row_id = row_id_of(key.key)
         collection = await self._collection()
-        await self._view.wait_stable(max(collection.id, floor_ts))
+        await self._view.wait_stable(max(collection.origin, floor_ts))
         snapshot_ts = self._view.stable_ts
         reply = await self._reader.fetch(collection, [row_id], snapshot_ts, False)
         if not len(reply.ids):
@@ -194,7 +196,7 @@ class IdempotentWrites:
     async def sweep(self) -> int:
         """Remove expired keys, a bounded number of them: how many are gone."""
         collection = await self._view.hidden(IDEMPOTENCY_COLLECTION)
-        if collection is None or collection.id > self._view.stable_ts:
+        if collection is None or collection.origin > self._view.stable_ts:
             return 0
         removed = 0
         text = orjson.dumps({EXPIRES: {"$lte": self._view.wall_ms()}})
@@ -205,9 +207,9 @@ class IdempotentWrites:
             if not ids:
                 break
             block = block_of(Delete(collection.name, ids), collection)
-            parts = partition([(block, collection)])
+            routed = partial(self._view.routed, [(block, collection)])
             try:
-                done = await self._transactions.commit(parts.copy, "snapshot", snapshot_ts)
+                done = await self._transactions.commit(routed, "snapshot", snapshot_ts)
             except (Conflict, AlreadyExists, PreconditionFailed):
                 # A key among them was used again, or another gateway sweeps: the next sweep.
                 break

@@ -24,7 +24,6 @@ from vector_db.common.model.errors import (
     Unavailable,
 )
 from vector_db.common.model.limits import Limits
-from vector_db.common.model.rows import RowBlock
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.core.operations import (
     Operations,
@@ -33,7 +32,7 @@ from vector_db.gateway.core.operations import (
     looks_first,
     unconditional,
 )
-from vector_db.gateway.core.partition import block_of, partition
+from vector_db.gateway.core.partition import block_of
 from vector_db.gateway.core.requests import (
     Consistency,
     Delete,
@@ -162,7 +161,9 @@ class ResumedTransaction(SnapshotReads):
         return Overlay(token.txn_id, token.term, chunks) if chunks else None
 
     def _note_read(self, collection: Collection, keys: Iterable[bytes] | None) -> None:
-        self._token = self._token.with_read(collection.id, keys)
+        # Of a later generation the transaction saw nothing.
+        then = self._view.entries.at(collection, self._token.snapshot_ts)
+        self._token = self._token.with_read(then.id, keys)
 
     def _txn_id(self) -> bytes:
         return self._token.txn_id
@@ -222,12 +223,23 @@ class ResumedTransaction(SnapshotReads):
     ) -> WriteResult:
         if not operations:
             return WriteResult(count, 0)
-        parts = partition([(block_of(unconditional(o), c), c) for o, c in operations])
+        for _, collection in operations:
+            self._check_not_spread(collection)
+        routed = self._view.routed((block_of(unconditional(o), c), c) for o, c in operations)
         # Refused before anything of it is sent.
-        self._token.with_staged(dict.fromkeys(parts, StagedAt(0, 0)), 0)
-        staged = await self._stager.stage(self._token, parts)
-        self._token = self._token.with_staged(staged, count)
+        self._token.with_staged(dict.fromkeys(routed.parts, StagedAt(0, 0)), 0, 0)
+        staged = await self._stager.stage(self._token, routed.parts)
+        self._token = self._token.with_staged(staged, count, routed.catalog_ts)
         return WriteResult(count, 0)
+
+    def _check_not_spread(self, collection: Collection) -> None:
+        """:raises Conflict: another generation came into force since the snapshot."""
+        current = self._view.entries.current(collection)
+        if current is not None and current.since_ts > self._token.snapshot_ts:
+            raise Conflict(
+                f"collection {collection.name!r} was spread over other shards after the "
+                "transaction began: begin it again"
+            )
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -245,10 +257,9 @@ class ResumedTransaction(SnapshotReads):
             answer = self._nothing_written()
             return await self._idempotent.remember(idempotency, answer)
         operation = self._idempotent.row(known, idempotency, token.rows)
-        parts = partition([(block_of(operation, known.collection), known.collection)])
-        blocks: dict[int, tuple[RowBlock, ...]] = {s: p.chunks[0] for s, p in parts.items()}
+        row = self._view.routed([(block_of(operation, known.collection), known.collection)])
         try:
-            return WriteResult(token.rows, await self._settlement.commit(token, blocks))
+            return WriteResult(token.rows, await self._settlement.commit(token, row))
         except (Conflict, AlreadyExists, PreconditionFailed):
             answer_now = await self._idempotent.look_again(idempotency, known)
             if answer_now is None:
@@ -283,6 +294,8 @@ class ResumedTransaction(SnapshotReads):
             raise await self._settlement.explained(
                 token, Conflict("the coordinator changed: begin the transaction again")
             )
+        # Which generations serve it is told by the catalog that is announced with the snapshot.
+        await self._view.wait_stable(token.snapshot_ts)
         try:
             yield
         except _ENDED as error:
@@ -293,7 +306,7 @@ class ResumedTransaction(SnapshotReads):
 
         :raises NotFound: it does not know the collection.
         """
-        if collection.id > self._token.snapshot_ts:
+        if collection.origin > self._token.snapshot_ts:
             raise NotFound(
                 f"collection {collection.name!r} was created after the transaction began"
             )

@@ -1,7 +1,8 @@
 """Scatter-gather: one request for each set of replicas of a collection's shards, one merged answer.
 
-Owns two invariants: every part of one read is read at the same snapshot, and a shard that moves
-while it is read is read where it is then.
+Owns these invariants: every part of one read is read at the same snapshot; a shard that moves while
+it is read is read where it is then; and a collection is read from the generation that serves the
+snapshot, whichever one the caller holds.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from vector_db.common.core.messages import (
     StatsRequest,
 )
 from vector_db.common.model.collection import Collection
-from vector_db.common.model.errors import Moved, Unavailable
+from vector_db.common.model.errors import Moved, NotFound, Unavailable
 from vector_db.common.model.rows import F32, Blob
 from vector_db.common.ports import Bus
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.coalesce import Coalescer, Send, Shape
+from vector_db.gateway.core.gathered import in_order, part_of
 from vector_db.gateway.core.hits import hits_of, merge_hits
 from vector_db.gateway.core.requests import Hits
 from vector_db.gateway.core.stats import stats_sum
@@ -91,16 +93,22 @@ class Reader:
         return reply
 
     async def _rerouted(self, read: Callable[[], Awaitable[T]]) -> T:
-        """A read; once more whenever nobody answers it by a placement that is not the newest.
+        """A read; once more whenever nobody answers it by a placement that is not the newest, or
+        it is of a generation that ended before that was known here.
 
         :raises Unavailable: nobody answers by the newest either.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + REROUTED_S_MAX
         while True:
-            placement = self._view.replicas
+            placement, catalog_ts = self._view.replicas, self._view.catalog_ts
             try:
                 return await read()
+            except NotFound:
+                with contextlib.suppress(Unavailable):  # nobody leads who knows more
+                    await self._view.refresh()
+                if self._view.catalog_ts == catalog_ts:
+                    raise
             except Unavailable as error:
                 with contextlib.suppress(Unavailable):  # nobody leads who could have changed it
                     await self._view.refresh()
@@ -121,7 +129,7 @@ class Reader:
         overlay: Overlay | None = None,
         notes: Notes | None = None,
     ) -> list[Hits]:
-        """The hits of each query; `shape.shards` is filled in here.
+        """The hits of each query; `shape.collection_id` and `shape.shards` are filled in here.
 
         A read with an overlay is seen by nobody else, so it travels alone, and so does one that
         `notes` are to be made of.
@@ -140,6 +148,8 @@ class Reader:
     ) -> list[Hits]:
         if notes is not None:
             notes.scattering()
+        collection = await self._view.generation(collection, shape.snapshot_ts)
+        shape = shape._replace(collection_id=collection.id)
         routes = self._routes(collection)
         queries = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
         if len(routes) == 1:
@@ -187,7 +197,7 @@ class Reader:
         if overlay is not None or notes is not None:
             request = msgspec.structs.replace(
                 shape.request(queries),
-                overlay=_part(overlay, shape.shards),
+                overlay=part_of(overlay, shape.shards),
                 explain=notes is not None,
             )
             if notes is None:
@@ -250,11 +260,16 @@ class Reader:
         snapshot_ts: int,
         include_vectors: bool,
         overlay: Overlay | None = None,
+        exact: bool = False,
     ) -> RowsReply:
-        """Rows in the order of `ids` (distinct), absent ones left out."""
-        return await self._rerouted(
-            lambda: self._fetch(collection, ids, snapshot_ts, include_vectors, overlay)
-        )
+        """Rows in the order of `ids` (distinct), absent ones left out; `exact`: of this very
+        generation."""
+
+        async def fetch() -> RowsReply:
+            then = collection if exact else await self._view.generation(collection, snapshot_ts)
+            return await self._fetch(then, ids, snapshot_ts, include_vectors, overlay)
+
+        return await self._rerouted(fetch)
 
     async def _fetch(
         self,
@@ -276,7 +291,7 @@ class Reader:
                         snapshot_ts,
                         packed,
                         include_vectors,
-                        _part(overlay, shards),
+                        part_of(overlay, shards),
                     ),
                     RowsReply,
                 )
@@ -285,7 +300,7 @@ class Reader:
         )
         if len(replies) == 1:
             return replies[0]
-        return _in_order(replies, ids, collection.dimension, include_vectors)
+        return in_order(replies, ids, collection.dimension, include_vectors)
 
     async def count(
         self,
@@ -293,9 +308,15 @@ class Reader:
         snapshot_ts: int,
         filter: bytes,
         overlay: Overlay | None = None,
+        exact: bool = False,
     ) -> int:
-        """Visible rows that match."""
-        return await self._rerouted(lambda: self._count(collection, snapshot_ts, filter, overlay))
+        """Visible rows that match; `exact`: of this very generation."""
+
+        async def count() -> int:
+            then = collection if exact else await self._view.generation(collection, snapshot_ts)
+            return await self._count(then, snapshot_ts, filter, overlay)
+
+        return await self._rerouted(count)
 
     async def _count(
         self, collection: Collection, snapshot_ts: int, filter: bytes, overlay: Overlay | None
@@ -305,7 +326,7 @@ class Reader:
                 self._ask(
                     replicas,
                     CountRequest(
-                        collection.id, shards, snapshot_ts, filter, _part(overlay, shards)
+                        collection.id, shards, snapshot_ts, filter, part_of(overlay, shards)
                     ),
                     CountReply,
                 )
@@ -325,14 +346,19 @@ class Reader:
         overlay: Overlay | None = None,
     ) -> RowsReply:
         """The first `limit` visible rows with id > `after`, in id order."""
-        whole = ScrollRequest(
-            collection.id, (), snapshot_ts, limit, after, filter, include_vectors, overlay
-        )
-        return await self._rerouted(lambda: self._scroll(collection, whole))
+
+        async def scroll() -> RowsReply:
+            then = await self._view.generation(collection, snapshot_ts)
+            whole = ScrollRequest(
+                then.id, (), snapshot_ts, limit, after, filter, include_vectors, overlay
+            )
+            return await self._scroll(then, whole)
+
+        return await self._rerouted(scroll)
 
     async def _scroll(self, collection: Collection, whole: ScrollRequest) -> RowsReply:
         def part(shards: tuple[int, ...]) -> ScrollRequest:
-            overlay = _part(whole.overlay, shards)
+            overlay = part_of(whole.overlay, shards)
             return msgspec.structs.replace(whole, shards=shards, overlay=overlay)
 
         replies = await asyncio.gather(
@@ -344,8 +370,12 @@ class Reader:
         return replies[0] if len(replies) == 1 else merge_rows(replies, whole.limit)
 
     async def stats(self, collection: Collection) -> StatsReply:
-        """Sums over the workers."""
-        return await self._rerouted(lambda: self._stats(collection))
+        """Sums over the workers, of the generation in force."""
+
+        async def stats() -> StatsReply:
+            return await self._stats(self._view.entries.current(collection) or collection)
+
+        return await self._rerouted(stats)
 
     async def _stats(self, collection: Collection) -> StatsReply:
         replies = await asyncio.gather(
@@ -355,32 +385,3 @@ class Reader:
             )
         )
         return stats_sum(replies)
-
-
-def _part(overlay: Overlay | None, shards: tuple[int, ...]) -> Overlay | None:
-    """The overlay as far as it concerns these shards; None where nothing is staged there."""
-    if overlay is None:
-        return None
-    chunks = {shard: overlay.chunks[shard] for shard in shards if shard in overlay.chunks}
-    return Overlay(overlay.txn_id, overlay.term, chunks) if chunks else None
-
-
-def _in_order(
-    replies: Sequence[RowsReply], ids: Sequence[bytes], dimension: int, with_vectors: bool
-) -> RowsReply:
-    """Rows of several workers in the order of `ids`."""
-    found = [row_id for reply in replies for row_id in reply.ids.unpack()]
-    metadata = [text for reply in replies for text in reply.metadata.unpack()]
-    versions = np.concatenate([np.frombuffer(r.versions, dtype="<i8") for r in replies])
-    place = {row_id: i for i, row_id in enumerate(found)}
-    order = [place[row_id] for row_id in ids if row_id in place]
-    vectors = b""
-    if with_vectors:
-        parts = [np.frombuffer(r.vectors, dtype="<f4").reshape(-1, dimension) for r in replies]
-        vectors = np.concatenate(parts)[order].tobytes()
-    return RowsReply(
-        ids=Blob.pack([found[i] for i in order]),
-        versions=versions[order].tobytes(),
-        metadata=Blob.pack([metadata[i] for i in order]),
-        vectors=vectors,
-    )

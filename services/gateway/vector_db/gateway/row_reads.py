@@ -101,10 +101,15 @@ class SnapshotReads:
         begun = parse_cursor(cursor)
         if not begun.alias or begun.alias != name:
             return await self._view.collection(name)
-        found = await self._view.with_id(begun.collection_id)
+        found = await self._view.of_origin(begun.collection_id)
         if found is None:
             raise NotFound("the collection that the scroll began in was dropped")
         return found
+
+    def _chunks_of(self, overlay: Overlay, collection: Collection, ts: int) -> dict[int, int]:
+        """What of the overlay concerns the collection as reads of this snapshot see it."""
+        chunks, shards = overlay.chunks, self._view.entries.at(collection, ts).shards
+        return {shard: chunks[shard] for shard in shards if shard in chunks}
 
     # --- reads ------------------------------------------------------------------------------------
 
@@ -118,7 +123,9 @@ class SnapshotReads:
             snapshot_ts = await self._snapshot(collection, query.consistency)
             overlay = self._overlay()
         else:
-            after = decode_query_cursor(query.after, collection.id, text, self._txn_id(), query.k)
+            after = decode_query_cursor(
+                query.after, collection.origin, text, self._txn_id(), query.k
+            )
             snapshot_ts = after.snapshot_ts
             await self._cursor_snapshot(snapshot_ts, "after")
             overlay = self._overlay_then(after.chunks)
@@ -140,7 +147,7 @@ class SnapshotReads:
             if paged and len(found.ids) > query.k:
                 cursor = QueryCursor(
                     CURSOR_VERSION,
-                    collection.id,
+                    collection.origin,
                     snapshot_ts,
                     similarity=hits[0].similarities[-1],
                     row_id=hits[0].ids[-1],
@@ -148,7 +155,9 @@ class SnapshotReads:
                     query_hash=query_hash(vectors, query.id),
                     filter_hash=filter_hash(text),
                     txn_id=self._txn_id(),
-                    chunks={} if overlay is None else _chunks_of(overlay, collection),
+                    chunks={}
+                    if overlay is None
+                    else self._chunks_of(overlay, collection, snapshot_ts),
                 ).encode()
         told = None if notes is None else notes.plain()
         return QueryResult(hits, snapshot_ts, collection.metric, paged, cursor, told)
@@ -212,7 +221,7 @@ class SnapshotReads:
             found, snapshot_ts = await self._found(collection, consistency)
         else:
             found = await self._begun_in(collection, cursor)
-            position = decode_cursor(cursor, found.id, text, self._txn_id())
+            position = decode_cursor(cursor, found.origin, text, self._txn_id())
             snapshot_ts, after = position.snapshot_ts, position.after
             await self._cursor_snapshot(snapshot_ts)
         # One more than asked tells whether this page is the last.
@@ -232,7 +241,7 @@ class SnapshotReads:
         )
         alias = "" if collection == found.name else collection
         position = Cursor(
-            1, found.id, snapshot_ts, kept.ids[-1], filter_hash(text), self._txn_id(), alias
+            1, found.origin, snapshot_ts, kept.ids[-1], filter_hash(text), self._txn_id(), alias
         )
         return Page(kept, encode_cursor(position))
 
@@ -326,12 +335,6 @@ def _shape(
         None if after is None else after.place,
         0 if after is None else after.skip,
     )
-
-
-def _chunks_of(overlay: Overlay, collection: Collection) -> dict[int, int]:
-    """What of the overlay concerns the collection."""
-    chunks = overlay.chunks
-    return {shard: chunks[shard] for shard in collection.shards if shard in chunks}
 
 
 def _rows(reply: RowsReply, snapshot_ts: int, dimension: int, with_vectors: bool) -> Rows:

@@ -28,9 +28,9 @@ from vector_db.common.model.errors import (
     VectorDBError,
     error_from_code,
 )
-from vector_db.common.model.rows import RowBlock
 from vector_db.common.ports import Bus, BusUnavailable
 from vector_db.gateway.cluster import ClusterView
+from vector_db.gateway.core.partition import Routed
 from vector_db.gateway.core.read_sets import read_sets
 from vector_db.gateway.core.token import StagedAt, Token
 from vector_db.gateway.transactions import (
@@ -114,10 +114,8 @@ class Settlement:
 
     # --- commit -----------------------------------------------------------------------------------
 
-    async def commit(
-        self, token: Token, blocks: Mapping[int, tuple[RowBlock, ...]] | None = None
-    ) -> int:
-        """Commit what is staged: the commit_ts. `blocks` are written along, by shard.
+    async def commit(self, token: Token, along: Routed | None = None) -> int:
+        """Commit what is staged: the commit_ts. What is written `along` is small.
 
         :raises VectorDBError: why it is not applied; `OutcomeUnknown` when that is not known.
         """
@@ -140,11 +138,11 @@ class Settlement:
             raise expired_error()
         if status.state == "unknown":
             raise _unknown(token, "no shard remembers the transaction")
-        return await self._prepare(token, dict(blocks or {}))
+        return await self._prepare(token, along or Routed({}, token.catalog_ts))
 
-    async def _prepare(self, token: Token, blocks: dict[int, tuple[RowBlock, ...]]) -> int:
+    async def _prepare(self, token: Token, along: Routed) -> int:
         reads = await self._reads(token)
-        shards = sorted({*token.staged, *reads, *blocks})
+        shards = sorted({*token.staged, *reads, *along.parts})
         await self._transactions.check_reachable(shards)
         if self._transactions.expects(token.txn_id):
             return await self._find_out(token, token.deadline_ms)
@@ -154,7 +152,7 @@ class Settlement:
             async with self._transactions.slot(0):
                 soon_ms = self._view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
                 deadline_ms = min(token.deadline_ms, soon_ms)
-                await self._publish(token, tuple(shards), blocks, reads, deadline_ms)
+                await self._publish(token, tuple(shards), along, reads, deadline_ms)
                 try:
                     outcome = await asyncio.wait_for(future, TOLD_TIMEOUT_S)
                 except TimeoutError:
@@ -185,7 +183,7 @@ class Settlement:
         self,
         token: Token,
         shards: tuple[int, ...],
-        blocks: Mapping[int, tuple[RowBlock, ...]],
+        along: Routed,
         reads: Mapping[int, tuple[ReadSet, ...]],
         deadline_ms: int,
     ) -> None:
@@ -193,6 +191,7 @@ class Settlement:
         try:
             for shard in shards:
                 staged = token.staged.get(shard, _NOTHING_STAGED)
+                part = along.parts.get(shard)
                 prepare = Prepare(
                     txn_id=token.txn_id,
                     term=token.term,
@@ -201,9 +200,9 @@ class Settlement:
                     snapshot_ts=token.snapshot_ts,
                     mode="snapshot",
                     deadline_ms=deadline_ms,
-                    catalog_ts=self._view.catalog_ts,
+                    catalog_ts=token.oldest(along.catalog_ts),
                     gateway=self._transactions.gateway,
-                    blocks=blocks.get(shard, ()),
+                    blocks=() if part is None else part.chunks[0],
                     stages=staged.chunks,
                     stages_crc=staged.crc,
                     reads=reads.get(shard, ()),

@@ -40,7 +40,7 @@ class Snapshots:
         else:
             snapshot_ts = await self._at_time(consistency.as_of_ms)
         await self.reach(snapshot_ts, "as_of")
-        if snapshot_ts < collection.id:
+        if snapshot_ts < collection.origin:
             raise NotFound(f"collection {collection.name!r} did not exist at {snapshot_ts}")
         return snapshot_ts
 

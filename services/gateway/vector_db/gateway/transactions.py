@@ -19,6 +19,7 @@ from vector_db.common.core.messages import Outcome, Prepare, Stage, TxnStatus, T
 from vector_db.common.core.subjects import outcomes, shard_log, worker
 from vector_db.common.model.errors import (
     Conflict,
+    NotFound,
     OutcomeUnknown,
     TooManyRequests,
     Unavailable,
@@ -37,7 +38,7 @@ from vector_db.common.ports import (
 )
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.core.admission import SMALL_BYTES_MAX, Admission
-from vector_db.gateway.core.partition import ShardPart
+from vector_db.gateway.core.partition import Routed, ShardPart
 from vector_db.gateway.turns import Turns
 
 TXN_TIMEOUT_S = 10.0
@@ -196,11 +197,11 @@ class Transactions:
     # --- commit -----------------------------------------------------------------------------------
 
     async def commit(
-        self, attempt: Callable[[], dict[int, ShardPart]], mode: str, snapshot_ts: int = 0
+        self, attempt: Callable[[], Routed], mode: str, snapshot_ts: int = 0
     ) -> Committed:
         """Run one atomic write, retried after conflicts and lost terms.
 
-        :param attempt: the parts of the write (made again for each try, since shards may move).
+        :param attempt: the parts of the write, made again for each try: the catalog may change.
         :param mode: ``blind`` or ``snapshot``.
         :param snapshot_ts: what the write is based on; 0: the newest, chosen again for each try.
         :raises VectorDBError: why it was not applied; `OutcomeUnknown` when that is not known.
@@ -208,9 +209,12 @@ class Transactions:
         loop = asyncio.get_running_loop()
         until = loop.time() + TXN_TIMEOUT_S
         for retry in range(RETRIES_MAX + 1):
+            routed = attempt()
             try:
-                return await self._once(attempt(), mode, snapshot_ts or self._view.stable_ts)
-            except (Conflict, Unavailable) as error:
+                return await self._once(routed, mode, snapshot_ts or self._view.stable_ts)
+            except (Conflict, Unavailable, NotFound) as error:
+                if isinstance(error, NotFound) and not await self._overtaken(routed):
+                    raise
                 based = snapshot_ts and isinstance(error, Conflict)
                 late = loop.time() >= until or retry == RETRIES_MAX
                 if based or late or error.details.get("final"):
@@ -224,13 +228,20 @@ class Transactions:
         pause_s = max(backoff_s, min(self._admission.pace_s, PAUSE_S_MAX))
         await asyncio.sleep(pause_s * (0.5 + self._random.random()))
 
-    async def _once(self, parts: dict[int, ShardPart], mode: str, snapshot_ts: int) -> Committed:
-        await self.check_reachable(parts)
-        async with self.slot(sum(part.size_bytes for part in parts.values())):
-            return await self._sent(parts, mode, snapshot_ts)
+    async def _overtaken(self, routed: Routed) -> bool:
+        """Whether what was not found may be a generation of a collection that ended meanwhile,
+        and not what the write is about."""
+        with contextlib.suppress(Unavailable):  # nobody leads who could say more
+            await self._view.caught_up()
+        return self._view.catalog_ts != routed.catalog_ts
 
-    async def _sent(self, parts: dict[int, ShardPart], mode: str, snapshot_ts: int) -> Committed:
-        view = self._view
+    async def _once(self, routed: Routed, mode: str, snapshot_ts: int) -> Committed:
+        await self.check_reachable(routed.parts)
+        async with self.slot(sum(part.size_bytes for part in routed.parts.values())):
+            return await self._sent(routed, mode, snapshot_ts)
+
+    async def _sent(self, routed: Routed, mode: str, snapshot_ts: int) -> Committed:
+        view, parts = self._view, routed.parts
         await self._take_room(parts)
         deadline_ms = view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
         term = view.term
@@ -239,7 +250,7 @@ class Transactions:
             future = self.expect(txn_id)
 
             async def publish() -> None:
-                await self._publish(txn_id, term, parts, mode, snapshot_ts, deadline_ms)
+                await self._publish(txn_id, term, routed, mode, snapshot_ts, deadline_ms)
 
             await publish()
             small = sum(part.size_bytes for part in parts.values()) <= SMALL_BYTES_MAX
@@ -278,17 +289,18 @@ class Transactions:
         self,
         txn_id: bytes,
         term: int,
-        parts: dict[int, ShardPart],
+        routed: Routed,
         mode: str,
         snapshot_ts: int,
         deadline_ms: int,
     ) -> None:
-        participants = tuple(sorted(parts))
+        participants = tuple(sorted(routed.parts))
         published = False
         try:
-            for shard, part in parts.items():
+            for shard, part in routed.parts.items():
                 log = shard_log(term, shard)
-                for index, chunk in enumerate(part.chunks[:-1]):
+                staged = part.chunks[:-1]
+                for index, chunk in enumerate(staged):
                     stage = Stage(txn_id, term, shard, index, deadline_ms, chunk)
                     await self._bus.append(log, stage)
                     published = True
@@ -300,11 +312,12 @@ class Transactions:
                     snapshot_ts=snapshot_ts,
                     mode=mode,
                     deadline_ms=deadline_ms,
-                    catalog_ts=self._view.catalog_ts,
+                    catalog_ts=routed.catalog_ts,
                     gateway=self._gateway,
-                    blocks=part.chunks[-1],
-                    stages=len(part.chunks) - 1,
-                    stages_crc=chunks_checksum(part.chunks[:-1]),
+                    blocks=part.chunks[-1] if part.chunks else (),
+                    stages=len(staged),
+                    stages_crc=chunks_checksum(staged),
+                    reads=part.reads,
                 )
                 await self._bus.append(log, prepare)
                 published = True

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vector_db.common.core.messages import ReadSet
 from vector_db.common.core.placement import shards_of_ids
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.limits import CHUNK_BYTES_MAX
@@ -23,11 +24,22 @@ _PRECONDITION = {"upsert": "none", "insert": "absent", "update": "present"}
 
 @dataclass(slots=True)
 class ShardPart:
-    """One shard's part: `chunks` of blocks, all but the last sent as STAGE records."""
+    """One shard's part: `chunks` of blocks, all but the last sent as STAGE records, and what must
+    not have changed there; one that is only read has no chunks."""
 
     shard: int
     chunks: list[tuple[RowBlock, ...]] = field(default_factory=list)
     size_bytes: int = 0
+    reads: tuple[ReadSet, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The parts of a transaction by shard, and the catalog by which its rows were given to them:
+    the PREPAREs name that one, whatever is known by the time that they are sent."""
+
+    parts: dict[int, ShardPart]
+    catalog_ts: int
 
 
 def block_of(operation: Upsert | Delete, collection: Collection) -> RowBlock:

@@ -181,11 +181,15 @@ class OpenTransaction:
 
 @dataclass(frozen=True, slots=True)
 class CollectionChange:
-    """What is to be otherwise of a collection; None leaves it as it is."""
+    """What is to be otherwise of a collection; None leaves it as it is.
+
+    `shards`: over how many its rows are to be spread; as many as they are: no others any more.
+    """
 
     index: IndexChange | None = None
     recall_target: float | None = None
     fields: tuple[str, ...] | None = None
+    shards: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
 
     `deadline_ms`: when it expires, on the sequencer's clock. `staged`: by shard. `rows`: what its
     statements counted. `reads`: collection id → the keys read of it, None for the whole of it;
-    kept for a serializable transaction only.
+    kept for a serializable transaction only. `catalog_ts`: the oldest catalog by which staged rows
+    were given to shards, 0 where none are staged.
     """
 
     txn_id: bytes
@@ -58,13 +59,15 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     rows: int = 0
     staged: dict[int, StagedAt] = {}
     reads: dict[int, tuple[bytes, ...] | None] = {}
+    catalog_ts: int = 0
 
     @property
     def isolation(self) -> Isolation:
         return "serializable" if self.serializable else "snapshot"
 
-    def with_staged(self, staged: Mapping[int, StagedAt], rows: int) -> Token:
-        """The token after a statement: `staged` replaces what its shards had.
+    def with_staged(self, staged: Mapping[int, StagedAt], rows: int, catalog_ts: int) -> Token:
+        """The token after a statement: `staged` replaces what its shards had, by the catalog of
+        `catalog_ts`; another gateway may have an older one than that of the rows before.
 
         :raises TooLarge: more shards than a token has room for.
         """
@@ -74,7 +77,13 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
                 f"the transaction writes to {len(merged)} shards, the limit "
                 f"shards_per_transaction_max is {SHARDS_PER_TRANSACTION_MAX}"
             )
-        return msgspec.structs.replace(self, staged=merged, rows=self.rows + rows)
+        return msgspec.structs.replace(
+            self, staged=merged, rows=self.rows + rows, catalog_ts=self.oldest(catalog_ts)
+        )
+
+    def oldest(self, catalog_ts: int) -> int:
+        """The older one of this catalog and that of the rows staged so far."""
+        return min(self.catalog_ts, catalog_ts) if self.staged else catalog_ts
 
     def with_read(self, collection_id: int, keys: Iterable[bytes] | None) -> Token:
         """The token after a read of these keys, or (None) of the whole collection.

@@ -139,6 +139,7 @@ def decode_alter(request: Any) -> CollectionChange:
         decode_index(request),
         request.recall_target if request.HasField("recall_target") else None,
         tuple(request.fields.paths) if request.HasField("fields") else None,
+        request.shards if request.HasField("shards") else None,
     )
 
 

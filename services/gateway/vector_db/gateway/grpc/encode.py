@@ -46,15 +46,17 @@ _METRICS = {
 }
 
 
-def encode_collection(collection: Collection, aliases: Sequence[str]) -> Any:
-    """A catalog entry."""
+def encode_collection(
+    collection: Collection, aliases: Sequence[str], spreading: int | None = None
+) -> Any:
+    """A catalog entry; `spreading`: over how many shards it is being spread."""
     index = collection.index
     return pb.Collection(
         name=collection.name,
         dimension=collection.dimension,
         metric=_METRICS[collection.metric],
         shards=collection.shards,
-        created_ts=collection.id,
+        created_ts=collection.origin,
         index=pb.IndexOptions(
             kind=_KINDS[index.kind],
             encoding=_ENCODINGS[index.encoding],
@@ -65,6 +67,7 @@ def encode_collection(collection: Collection, aliases: Sequence[str]) -> Any:
         recall_target=collection.recall_target,
         fields=collection.fields,
         aliases=aliases,
+        spreading_shards=spreading or 0,
     )
 
 

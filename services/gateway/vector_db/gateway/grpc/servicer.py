@@ -284,7 +284,10 @@ class Servicer:
         return pb.ListAliasesResponse(aliases=await self._api.aliases())
 
     def _shown(self, collection: Collection) -> Any:
-        return encode.encode_collection(collection, self._api.aliases_of(collection))
+        api = self._api
+        return encode.encode_collection(
+            collection, api.aliases_of(collection), api.spreading(collection)
+        )
 
     async def _list_collections(self, request: Any) -> Any:
         collections = await self._api.collections()

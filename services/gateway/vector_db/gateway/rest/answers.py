@@ -196,6 +196,12 @@ class IndexAnswer(_Answer):
     lists: int
 
 
+class SpreadingAnswer(_Answer):
+    """A collection on its way to another number of shards."""
+
+    shards: int
+
+
 class CollectionAnswer(_Answer):
     """A collection; `commit_ts` of its creation tells it from an earlier one of the same name."""
 
@@ -208,6 +214,7 @@ class CollectionAnswer(_Answer):
     recall_target: float
     fields: list[str]
     aliases: list[str]
+    spreading: SpreadingAnswer | None
 
 
 class CollectionsAnswer(_Answer):

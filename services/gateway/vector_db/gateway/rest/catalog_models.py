@@ -39,6 +39,7 @@ _CHANGES_SCHEMA: dict[str, Any] = {
 }
 
 RecallTarget = Annotated[float, Field(ge=RECALL_TARGET_MIN, le=RECALL_TARGET_MAX)]
+Shards = Annotated[int, Field(ge=1, le=65536)]
 FieldPaths = Annotated[
     tuple[str, ...],
     PlainValidator(fields.field_paths),
@@ -90,7 +91,7 @@ class CreateCollectionRequest(Body):
     name: CollectionName
     dimension: Annotated[int, Limited("dimension_max", at_least=1)]
     metric: Literal["cosine", "dot", "euclidean"] = "cosine"
-    shards: Annotated[int, Field(ge=1, le=65536)] | None = Field(
+    shards: Shards | None = Field(
         None, description="over how many shards it is spread; by default one per active worker"
     )
     index: IndexField | None = None
@@ -114,12 +115,17 @@ class AlterCollectionRequest(Body):
     fields: FieldPaths | None = Field(
         None, description="metadata fields with an inverted index, all of them"
     )
+    shards: Shards | None = Field(
+        None,
+        description="spread its rows over so many shards while reads and writes go on; the answer "
+        "says `spreading` until that is done. As many as it has: give up what is under way",
+    )
 
     @model_validator(mode="after")
     def _some(self) -> Self:
-        if self.index is None and self.recall_target is None and self.fields is None:
+        if (self.index, self.recall_target, self.fields, self.shards) == (None,) * 4:
             raise PydanticCustomError(
-                "alter", "give at least one of index, recall_target and fields"
+                "alter", "give at least one of index, recall_target, fields and shards"
             )
         return self
 

@@ -119,15 +119,17 @@ def open_transaction_answer(begun: OpenTransaction) -> dict[str, Any]:
     }
 
 
-def collection_answer(collection: Collection, aliases: Sequence[str]) -> dict[str, Any]:
-    """A catalog entry; its id is the commit timestamp of its creation."""
+def collection_answer(
+    collection: Collection, aliases: Sequence[str], spreading: int | None
+) -> dict[str, Any]:
+    """A catalog entry; `spreading`: over how many shards it is being spread."""
     index = collection.index
     return {
         "name": collection.name,
         "dimension": collection.dimension,
         "metric": collection.metric.value,
         "shards": len(collection.shards),
-        "commit_ts": collection.id,
+        "commit_ts": collection.origin,
         "index": {
             "kind": index.kind.value,
             "encoding": index.encoding.value,
@@ -138,6 +140,7 @@ def collection_answer(collection: Collection, aliases: Sequence[str]) -> dict[st
         "recall_target": collection.recall_target,
         "fields": collection.fields,
         "aliases": aliases,
+        "spreading": None if spreading is None else {"shards": spreading},
     }
 
 

@@ -51,7 +51,7 @@ class Catalog:
             ),
             Route(
                 "PATCH", _COLLECTION, self.alter, "collections",
-                "Change what a collection wants of its indexes, online",
+                "Change what a collection wants of its indexes, or its number of shards, online",
                 answers.CollectionAnswer, models.AlterCollectionRequest,
                 example='{"index": {"kind": "ivf_pq"}, "recall_target": 0.9}', refuses=_CHANGE,
             ),
@@ -115,11 +115,13 @@ class Catalog:
             None if given.index is None else given.index.change(),
             given.recall_target,
             given.fields,
+            given.shards,
         )
         return json_response(self._shown(await self._edge.api.alter_collection(name, change)))
 
     def _shown(self, collection: Collection) -> dict[str, Any]:
-        return collection_answer(collection, self._edge.api.aliases_of(collection))
+        api = self._edge.api
+        return collection_answer(collection, api.aliases_of(collection), api.spreading(collection))
 
     async def drop(self, request: web.Request) -> web.Response:
         query_string(request.query, ())
