@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from tests.integration.bus_kit import LOG, WAIT_S, Tail, answer_term, fill, number
+from tests.mesh.links import HOST, Weather
+from tests.mesh.proxy import Proxy
 from tests.support.nats_cluster import NatsCluster
 from tests.support.processes import free_ports
 from vector_db.common.adapters import nats_bus, nats_tail
@@ -28,6 +31,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 ELECTED_S = 15.0
 """An election takes up to 9 s."""
+LEFT_S = 2.0
+"""Within it another server is used in place of one that does not answer."""
 OTHER = LogName("OTHER_LOG", "other.log")
 
 Dial = Callable[..., Awaitable[NatsBus]]
@@ -233,3 +238,44 @@ async def test_a_log_that_a_majority_brought_back_shorter_is_a_gap(
     assert await bus.append_acked(OTHER, number(1), WAIT_S) == 1
     (made,) = [s for s in await cluster.streams() if s["config"]["name"] == OTHER.stream]
     assert made["config"]["num_replicas"] == 1
+
+
+async def test_a_server_that_hears_nothing_any_more_is_left(
+    cluster: NatsCluster, dial: Dial
+) -> None:
+    """Beats of others still come from it, so only what is asked of it shows."""
+    proxy = Proxy(seed=1)
+    await proxy.start({f"link{n}": server.port for n, server in enumerate(cluster.servers)})
+    try:
+        bus, far = await dial(_through(proxy)), await dial()
+        await far.serve("far", answer_term)
+        at = server_of(bus)
+        await proxy.set(f"link{at}", Weather(blocked=("up",)))
+        async with asyncio.timeout(LEFT_S):
+            while True:
+                with contextlib.suppress(BusTimeout, BusUnavailable):
+                    assert await bus.request("far", number(7), 0.2) == StrongReply(7, 7)
+                    break
+                await asyncio.sleep(0.02)
+        assert server_of(bus) != at
+    finally:
+        await proxy.stop()
+
+
+async def test_a_slow_server_is_not_left(cluster: NatsCluster, dial: Dial) -> None:
+    proxy = Proxy(seed=1)
+    await proxy.start({f"link{n}": server.port for n, server in enumerate(cluster.servers)})
+    lost: list[None] = []
+    try:
+        bus = await dial(_through(proxy))
+        bus.on_disconnect(lambda: lost.append(None))
+        at = server_of(bus)
+        await proxy.set(f"link{at}", Weather(delay_ms=(250.0, 300.0)))
+        await asyncio.sleep(2 * LEFT_S)
+        assert not lost
+    finally:
+        await proxy.stop()
+
+
+def _through(proxy: Proxy) -> str:
+    return ",".join(f"nats://{HOST}:{port}" for port in proxy.ports.values())

@@ -291,11 +291,14 @@ class SlowDatabase(MemoryDatabase):
 
     def __init__(self) -> None:
         super().__init__(Limits())
-        self.entered, self.go = asyncio.Event(), asyncio.Event()
+        self.entered, self.go, self.left = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def cluster(self) -> dict[str, Any]:
         self.entered.set()
-        await self.go.wait()
+        try:
+            await self.go.wait()
+        finally:
+            self.left.set()
         return {}
 
 
@@ -306,6 +309,17 @@ async def slow_server() -> tuple[SlowDatabase, RestServer, int]:
     )
     server = RestServer(app)
     return database, server, await server.start("127.0.0.1", 0)
+
+
+async def test_nothing_goes_on_for_a_client_that_has_left() -> None:
+    database, server, port = await slow_server()
+    async with asyncio.timeout(10):
+        async with aiohttp.ClientSession() as session:
+            request = asyncio.create_task(session.get(f"http://127.0.0.1:{port}/v1/cluster"))
+            await database.entered.wait()
+            request.cancel()
+        await database.left.wait()
+        await server.stop(1.0)
 
 
 async def test_stopping_lets_a_request_under_way_finish_and_takes_no_more() -> None:

@@ -44,6 +44,7 @@ from vector_db.gateway.settlement import Settlement
 from vector_db.gateway.snapshots import Snapshots
 from vector_db.gateway.staging import Stager
 from vector_db.gateway.transactions import HEARD_TIMEOUT_S, Transactions
+from vector_db.gateway.turns import keys_of
 
 PATCH_RETRIES_MAX = 8
 STATUS_STABLE_TIMEOUT_S = 1.0
@@ -118,7 +119,8 @@ class Database(CatalogCalls):
             return await self._write_once(given, blocks, idempotency)
         if not blocks:
             return WriteResult(0, self._view.stable_ts)
-        return await self._commit(blocks, given.written)
+        async with self._transactions.turns.turn(keys_of(blocks), alone=_is_checked(blocks)):
+            return await self._commit(blocks, given.written)
 
     async def _write_once(
         self,
@@ -135,7 +137,7 @@ class Database(CatalogCalls):
             return blocks, count
 
         floor_ts = max((c.origin for _, c in given.checked), default=0)
-        return await self.idempotent.run(idempotency, floor_ts, plan)
+        return await self.idempotent.run(idempotency, floor_ts, plan, keys_of(blocks))
 
     async def _commit(
         self,
@@ -143,7 +145,7 @@ class Database(CatalogCalls):
         written: int,
         snapshot_ts: int = 0,
     ) -> WriteResult:
-        checked = snapshot_ts or any(b.delete or b.precondition != "none" for b, _ in blocks)
+        checked = bool(snapshot_ts) or _is_checked(blocks)
         mode = "snapshot" if checked else "blind"
         routed = partial(self._view.routed, blocks)
         done = await self._transactions.commit(routed, mode, snapshot_ts)
@@ -168,7 +170,8 @@ class Database(CatalogCalls):
             if not blocks:
                 return WriteResult(0, snapshot_ts)
             try:
-                return await self._commit(blocks, 0, snapshot_ts)
+                async with self._transactions.turns.turn(keys_of(blocks), alone=True):
+                    return await self._commit(blocks, 0, snapshot_ts)
             except Conflict:
                 if retry == PATCH_RETRIES_MAX:
                     raise
@@ -192,12 +195,15 @@ class Database(CatalogCalls):
             checked = Upsert(collection, upsert.rows, if_version=versions)
             return [(block_of(checked, found), found)], 1
 
+        keys = [(found.name, row_id)]
         if idempotency is not None:
-            return await self.idempotent.run(idempotency, found.origin, plan)
+            return await self.idempotent.run(idempotency, found.origin, plan, keys)
         for retry in range(PATCH_RETRIES_MAX + 1):
-            blocks, _ = await plan(await self._newest(found))
             try:
-                return await self._commit(blocks, 1)
+                # Read in its turn: what others write before it is there to be merged into.
+                async with self._transactions.turns.turn(keys, alone=True):
+                    blocks, _ = await plan(await self._newest(found))
+                    return await self._commit(blocks, 1)
             except PreconditionFailed:
                 if if_version is not None:
                     raise
@@ -320,3 +326,8 @@ class Database(CatalogCalls):
     async def drain(self, worker: str, drain: bool) -> None:
         """See `DatabaseApi.drain`."""
         self._view.take_catalog(await self._view.ask(DrainRequest(worker, drain)))
+
+
+def _is_checked(blocks: Sequence[tuple[RowBlock, Collection]]) -> bool:
+    """Whether anything but blind upserts is among the blocks."""
+    return any(block.delete or block.precondition != "none" for block, _ in blocks)

@@ -8,7 +8,7 @@ seen: of two requests with the same key one commits, and the other one finds its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -40,9 +40,9 @@ from vector_db.gateway.core.remembered import (
 from vector_db.gateway.core.requests import Delete, Idempotency, Upsert, WriteResult
 from vector_db.gateway.reads import Reader
 from vector_db.gateway.transactions import Transactions
+from vector_db.gateway.turns import Key
 
 RETRIES_MAX = 12
-BACKOFF_S = (0.005, 0.25)
 SWEEP_PAUSE_S = 60.0
 SWEEP_ROWS = 1000
 SWEEP_BATCHES_MAX = 20
@@ -86,14 +86,19 @@ class IdempotentWrites:
 
     # --- writes -----------------------------------------------------------------------------------
 
-    async def run(self, key: Idempotency, floor_ts: int, plan: Plan) -> WriteResult:
+    async def run(
+        self, key: Idempotency, floor_ts: int, plan: Plan, keys: Sequence[Key] = ()
+    ) -> WriteResult:
         """Do what `plan` says, or answer as it was answered before.
 
         :param floor_ts: the snapshot that is used must be at least this one.
+        :param keys: rows that are known to be written, for which others wait meanwhile.
         :raises IdempotencyMismatch: the key came with another request.
         :raises Conflict: lost against other transactions, retries included.
         """
-        return await self._run(key, floor_ts, plan, 0)
+        own = (IDEMPOTENCY_COLLECTION, row_id_of(key.key))
+        async with self._transactions.turns.turn([*keys, own], alone=True):
+            return await self._run(key, floor_ts, plan, 0)
 
     async def remember(self, key: Idempotency, answer: WriteResult) -> WriteResult:
         """Remember the answer to a request that writes nothing."""
@@ -121,7 +126,7 @@ class IdempotentWrites:
                 # Another writer was first, perhaps with this very key: look at a newer snapshot.
                 if retry == RETRIES_MAX:
                     raise
-                await self._pause(retry)
+                await self._transactions.pause(retry)
         raise Conflict("lost against other transactions")
 
     async def look(self, key: Idempotency, floor_ts: int = 0) -> Known:
@@ -148,7 +153,7 @@ class IdempotentWrites:
                 return known.answer
             if known.snapshot_ts > before.snapshot_ts and retry:
                 return None
-            await self._pause(retry)
+            await self._transactions.pause(retry)
         return None
 
     def row(self, known: Known, key: Idempotency, count: int, commit_ts: int = 0) -> Upsert:
@@ -169,10 +174,6 @@ class IdempotentWrites:
         if found is None:
             raise Unavailable("the collection of idempotency keys is not there yet, try again")
         return found
-
-    async def _pause(self, retry: int) -> None:
-        pause_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
-        await asyncio.sleep(pause_s * (0.5 + self._random.random()))
 
     # --- sweep ------------------------------------------------------------------------------------
 

@@ -39,12 +39,14 @@ from vector_db.common.ports import (
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.core.admission import SMALL_BYTES_MAX, Admission
 from vector_db.gateway.core.partition import Routed, ShardPart
+from vector_db.gateway.turns import Turns
 
 TXN_TIMEOUT_S = 10.0
 ROOM_TIMEOUT_S = 5.0
 SLOT_TIMEOUT_S = 5.0
 AGAIN_AFTER_S = (2.0, 3.0)
 """A transaction of which nothing was heard is sent again after so long, and after so long again."""
+PAUSE_S_MAX = 1.0
 HEARD_TIMEOUT_S = 1.0
 STATUS_PAUSE_S = 0.2
 STATUS_TIMEOUT_S = 2.0
@@ -52,6 +54,7 @@ UNKNOWN_AFTER_S = 5.0
 """How long past the deadline the outcome is asked for before it is said to be unknown."""
 RETRIES_MAX = 12
 BACKOFF_S = (0.002, 0.2)
+"""Pauses before retries, doubling; and none is shorter than decisions take just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Transactions:
         self._unacked: dict[int, int] = {}
         self._room = asyncio.Condition()
         self._admission = Admission()
+        self.turns = Turns()
+        """Whoever waits for a row of which a write is undecided."""
         self._queue: deque[asyncio.Future[None]] = deque()
         self._subscription: Subscription | None = None
 
@@ -214,8 +219,7 @@ class Transactions:
                 late = loop.time() >= until or retry == RETRIES_MAX
                 if based or late or error.details.get("final"):
                     raise
-                pause = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
-                await asyncio.sleep(pause * (0.5 + self._random.random()))
+                await self.pause(retry)
         raise Conflict("lost against other transactions")
 
     async def _overtaken(self, routed: Routed) -> bool:
@@ -224,6 +228,12 @@ class Transactions:
         with contextlib.suppress(Unavailable):  # nobody leads who could say more
             await self._view.caught_up()
         return self._view.catalog_ts != routed.catalog_ts
+
+    async def pause(self, retry: int) -> None:
+        """Before the next try: whatever stood in the way has to be decided first."""
+        backoff_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
+        pause_s = max(backoff_s, min(self._admission.pace_s, PAUSE_S_MAX))
+        await asyncio.sleep(pause_s * (0.5 + self._random.random()))
 
     async def _once(self, routed: Routed, mode: str, snapshot_ts: int) -> Committed:
         await self.check_reachable(routed.parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
+from random import shuffle
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,9 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
 
+from vector_db.common.adapters.nats_watch import watch
 from vector_db.common.model.errors import TooLarge
 from vector_db.common.model.limits import CHUNK_BYTES_MAX
 from vector_db.common.model.urls import mask_url, split_urls
@@ -78,6 +81,8 @@ class NatsLink:
         self.on_reconnect: list[Callable[[], None]] = []
         self._client = client
         self._up = asyncio.Event()
+        self._down = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
         self._inbox = f"{client.new_inbox()}."
         self._answers: dict[str, _Answer] = {}
         self._next_token = 0
@@ -90,6 +95,10 @@ class NatsLink:
         """
         client = Client()
         link = cls(url, client)
+        urls = split_urls(url)
+        # From one to the next, so that the one that was just lost is tried last; shuffled, so that
+        # not all begin at the same.
+        shuffle(urls)
         last_error: list[Exception] = []
 
         async def on_error(error: Exception) -> None:
@@ -100,7 +109,8 @@ class NatsLink:
         try:
             async with asyncio.timeout(timeout_s):
                 await client.connect(
-                    split_urls(url),
+                    urls,
+                    dont_randomize=True,
                     name=name,
                     pending_size=-1,  # publishing while disconnected raises, it is not kept
                     ping_interval=_PING_INTERVAL_S,
@@ -118,6 +128,8 @@ class NatsLink:
             reason = last_error[0] if last_error else error
             raise BusUnavailable(f"no NATS server at {link.url}: {reason or 'timeout'}") from error
         link._up.set()
+        if len(urls) > 1:
+            link._watching = asyncio.create_task(watch(link), name="nats.watch")
         return link
 
     @property
@@ -134,8 +146,24 @@ class NatsLink:
         """Until the connection stands."""
         await self._up.wait()
 
+    async def wait_lost(self) -> None:
+        """Until the connection does not stand."""
+        await self._down.wait()
+
+    def bytes_moved(self) -> int:
+        """Bytes sent and received since the beginning."""
+        return int(self._client.stats["in_bytes"] + self._client.stats["out_bytes"])
+
+    def abort(self) -> None:
+        """Drop the connection as it is, with what is buffered; nats-py makes another one."""
+        transport = self._client._transport
+        if isinstance(transport, TcpTransport) and transport._io_writer is not None:
+            transport._io_writer.transport.abort()
+
     async def close(self) -> None:
         """Send what is buffered, then disconnect; idempotent."""
+        if self._watching is not None:
+            self._watching.cancel()
         self._fail_answers("the connection was closed")
         if self._client.is_connected:
             await self._client.drain()
@@ -319,11 +347,13 @@ class NatsLink:
 
     async def _lost(self) -> None:
         self._up.clear()
+        self._down.set()
         self._fail_answers("the connection was lost")
         for hook in self.on_disconnect:
             hook()
 
     async def _found(self) -> None:
+        self._down.clear()
         self._up.set()
         for hook in self.on_reconnect:
             hook()

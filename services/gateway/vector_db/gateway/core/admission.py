@@ -16,6 +16,8 @@ SLOW_S = 0.5
 FALL = 0.8
 FALL_PAUSE_S = 0.25
 """All that is under way is slow together: it counts once."""
+PACE_SHARE = 0.1
+"""Of the newest in what is taken for the pace."""
 SMALL_BYTES_MAX = 64 * 1024
 """Larger transactions take their time however few there are; their bytes are bounded elsewhere."""
 
@@ -26,6 +28,8 @@ class Admission:
     def __init__(self) -> None:
         self.limit = float(LIMIT_MAX)
         self.in_flight = 0
+        self.pace_s = 0.0
+        """How long small transactions take to be decided, lately."""
         self._fell_s = float("-inf")
 
     def has_room(self) -> bool:
@@ -41,6 +45,7 @@ class Admission:
         self.in_flight -= 1
         if size_bytes > SMALL_BYTES_MAX:
             return
+        self.pace_s += PACE_SHARE * (took_s - self.pace_s)
         if took_s <= QUICK_S:
             self.limit = min(LIMIT_MAX, self.limit + 1)
         elif took_s > SLOW_S and now_s - self._fell_s >= FALL_PAUSE_S:

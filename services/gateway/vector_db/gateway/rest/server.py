@@ -69,7 +69,9 @@ class RestServer:
     """One listening HTTP server."""
 
     def __init__(self, app: web.Application) -> None:
-        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(
+            app, handle_signals=False, shutdown_timeout=1.0, handler_cancellation=True
+        )
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
