@@ -222,18 +222,18 @@ class Transactions:
                 await self.pause(retry)
         raise Conflict("lost against other transactions")
 
-    async def pause(self, retry: int) -> None:
-        """Before the next try: whatever stood in the way has to be decided first."""
-        backoff_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
-        pause_s = max(backoff_s, min(self._admission.pace_s, PAUSE_S_MAX))
-        await asyncio.sleep(pause_s * (0.5 + self._random.random()))
-
     async def _overtaken(self, routed: Routed) -> bool:
         """Whether what was not found may be a generation of a collection that ended meanwhile,
         and not what the write is about."""
         with contextlib.suppress(Unavailable):  # nobody leads who could say more
             await self._view.caught_up()
         return self._view.catalog_ts != routed.catalog_ts
+
+    async def pause(self, retry: int) -> None:
+        """Before the next try: whatever stood in the way has to be decided first."""
+        backoff_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
+        pause_s = max(backoff_s, min(self._admission.pace_s, PAUSE_S_MAX))
+        await asyncio.sleep(pause_s * (0.5 + self._random.random()))
 
     async def _once(self, routed: Routed, mode: str, snapshot_ts: int) -> Committed:
         await self.check_reachable(routed.parts)
