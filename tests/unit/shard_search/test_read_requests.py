@@ -111,19 +111,23 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.bus = Broker()
-        config = Config(
-            storage=StorageConfig(data_dir=folder),
-            transactions=TransactionsConfig(retention_s=RETENTION_S),
-        )
-        disk, clock = PosixDisk(folder), SystemClock()
-        self.shard = ShardService(Runtime(self.bus, clock, disk, CollectorRegistry(), True), config)
+        self._folder = folder
         self.ts = self.wall_ms = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
+    async def _run(self) -> None:
+        config = Config(
+            storage=StorageConfig(data_dir=self._folder),
+            transactions=TransactionsConfig(retention_s=RETENTION_S),
+        )
+        disk, clock = PosixDisk(self._folder), SystemClock()
+        self.shard = ShardService(Runtime(self.bus, clock, disk, CollectorRegistry(), True), config)
         await self.shard.start()
         self._task = asyncio.create_task(self.shard.run())
         self.worker = str(self.shard.health()["worker"])
+
+    async def start(self) -> None:
+        await self._run()
         await self.beat()
         await self.decide(first_takeover())
         await self.decide(SetPlacement(make_ts(1, 1), {0: (self.worker,)}))
@@ -135,6 +139,13 @@ class Cluster:
         with suppress(asyncio.CancelledError):
             await self._task
         await self.shard.stop()
+
+    async def restart(self) -> None:
+        """What is not stable by then comes back from the log."""
+        await self.stop()
+        await self._run()
+        await until(lambda: self.shard.health()["cursor"] >= self.ts)
+        await self.beat()
 
     async def beat(self, wall_ms: int = 0, stable: bool = True) -> None:
         self.wall_ms = max(self.wall_ms, wall_ms)
@@ -151,9 +162,11 @@ class Cluster:
         await self.beat(stable=stable)
         return self.ts
 
-    async def commit(self, name: str, *blocks: RowBlock, wall_ms: int = 0) -> int:
+    async def commit(
+        self, name: str, *blocks: RowBlock, wall_ms: int = 0, stable: bool = True
+    ) -> int:
         await self.bus.append(shard_log(1, 0), prepare(name, *blocks, mode="blind"))
-        return await self.decide(Commit(self.ts + 1, txn(name), (0,)), wall_ms)
+        return await self.decide(Commit(self.ts + 1, txn(name), (0,)), wall_ms, stable)
 
     async def stage(self, name: str, index: int, *blocks: RowBlock) -> None:
         await self.bus.append(shard_log(1, 0), stage(name, index, *blocks))
@@ -381,3 +394,18 @@ async def test_a_generation_that_is_being_filled_is_read_by_who_fills_it(cluster
     for snapshot_ts, there in ((ts, [b"b"]), (new, [])):
         scroll = ScrollRequest(new, (0,), snapshot_ts, 9)
         assert (await cluster.ask(scroll, RowsReply)).ids.unpack() == there
+
+
+async def test_copied_rows_keep_their_versions_when_a_worker_comes_back(cluster: Cluster) -> None:
+    first = await cluster.commit("1", block("a"))
+    new = first + 1
+    filled = msgspec.structs.replace(collection(id=new), first_id=COLLECTION, replaces=COLLECTION)
+    await cluster.decide(CreateCollection(new, filled))
+    for name, stable in (("a", True), ("b", False)):
+        rows = block(name, collection_id=new, precondition="copied", versions=[first])
+        await cluster.commit(name, rows, stable=stable)
+    assert cluster.shard.health()["stable_ts"] < cluster.ts
+    await cluster.restart()
+    reply = await cluster.ask(ScrollRequest(new, (0,), cluster.ts, 9), RowsReply)
+    assert reply.ids.unpack() == [b"a", b"b"]
+    assert np.frombuffer(reply.versions, dtype="<i8").tolist() == [first, first]
