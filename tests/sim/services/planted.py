@@ -63,7 +63,7 @@ def _plant(
     return register
 
 
-@_plant("vote before fsync", 7)
+@_plant("vote before fsync", 10)
 def _vote_before_fsync() -> Iterator[None]:
     calls = 0
     real = GroupCommit.advance

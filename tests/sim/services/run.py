@@ -30,17 +30,21 @@ from tests.sim.services.faults import Faults
 from tests.sim.services.forms import Form
 from tests.sim.services.loop import OWNER, SimLoop, SimTask, Spins, Trace
 from tests.sim.services.moving import Mover
+from tests.sim.services.spreading import Spreads
 from tests.sim.services.switching import Switcher
 from tests.sim.services.workload import LISTS, Client, History, Shape
 
 LIVE_S = 30.0
 """Virtual seconds after the last fault in which everything works again."""
 MOVED_S = 60.0
+SPREAD_S = 60.0
+SPREAD_SHARE = 0.4
+"""Of the runs with several shards: in these collections are spread anew."""
 START_S = 20.0
 REPLICAS = 3
 """Of every shard in the runs that have replicas; at most in those in which shards move."""
 MEMORY = Path("/dev/shm")
-_COUNTED = {"copied a shard", "gives up a shard", "begins where its peers stand"}
+_COUNTED = {"copied a shard", "gives up a shard", "begins where its peers stand", "is spread"}
 """Lines of the product's log that say how much of it was met."""
 
 
@@ -153,6 +157,10 @@ class _World:
         self._switcher = Switcher(self._cluster, own) if own.random() < 0.3 else None
         moves = Random(f"{seed} moves")
         self._mover = Mover(self._cluster, moves) if form is Form.MOVING else None
+        spreads = Random(f"{seed} second generation")
+        self._spreads: Spreads | None = None
+        if sizes.shard_count > 1 and spreads.random() < SPREAD_SHARE:
+            self._spreads = Spreads(self._cluster, spreads, (*shape.collections, LISTS))
         self._judge = Client(self._cluster, self._history, shape, "judge", Random(f"{seed} judge"))
         self._duration_s = random.choice([2.0, 4.0, 7.0])
 
@@ -181,6 +189,8 @@ class _World:
                 clients.append(asyncio.ensure_future(self._switcher.run()))
             if self._mover is not None:
                 clients.append(asyncio.ensure_future(self._mover.run()))
+            if self._spreads is not None:
+                clients.append(asyncio.ensure_future(self._spreads.run()))
             await self._faults.run(self._duration_s)
             self._faults.heal()
             await self._settle(clients)
@@ -222,6 +232,8 @@ class _World:
             self._switcher.stopping = True
         if self._mover is not None:
             self._mover.stopping = True
+        if self._spreads is not None:
+            self._spreads.stopping = True
         await asyncio.wait(clients, timeout=120.0)
         for task in clients:
             if not task.done():
@@ -237,6 +249,8 @@ class _World:
         if not await self._within(LIVE_S, self._reads_all):
             self._cluster.violation(f"not live: no read within {LIVE_S:g} s of the last fault")
             return
+        if self._spreads is not None and not await self._spread(self._spreads):
+            return
         if self._mover is not None and not await self._at_rest(self._mover):
             return
         for node in self._cluster.shards:
@@ -246,6 +260,16 @@ class _World:
             self._cluster.violation(f"not live: no read {LIVE_S:g} s after a power cut")
         elif self._random.random() < 0.3:
             await self._damage_a_file()
+
+    async def _spread(self, spreads: Spreads) -> bool:
+        """Whether every spreading ends, with the right rows on the new shards."""
+        if not await self._within(SPREAD_S, spreads.rest):
+            self._cluster.violation(f"still being spread {SPREAD_S:g} s after the last fault")
+            return False
+        if not await self._within(LIVE_S, self._reads_all):
+            self._cluster.violation("not live: no read after a collection was spread")
+            return False
+        return True
 
     async def _at_rest(self, mover: Mover) -> bool:
         """Whether moves end, with the same rows in all replicas, which are the right ones."""

@@ -150,14 +150,18 @@ def test_what_is_undecided_when_a_second_generation_begins_is_aborted_as_a_confl
 
 
 def test_nothing_is_committed_that_was_given_to_shards_by_a_catalog_before_it() -> None:
-    sequencer = spreading()
-    early = whole(sequencer, "t", C.id, catalog_ts=SPREAD_TS - 1)
+    sequencer = begun(C, OTHER)
+    assert isinstance(whole(sequencer, "s", C.id, catalog_ts=C.id), Commit)
+    sequencer.spread_collection(C, (0, 1), PLACED, 7)
+    (created,) = decided(sequencer)
+    spread_ts = created.ts
+    early = whole(sequencer, "t", C.id, catalog_ts=spread_ts - 1)
     assert isinstance(early, Abort)
     assert (early.reason, early.detail) == (
         "conflict", "the collection is being spread, try again"
     )  # fmt: skip
-    assert isinstance(whole(sequencer, "u", C.id, SPREAD_TS), Commit)
-    later = whole(sequencer, "v", C.id, SPREAD_TS, catalog_ts=SPREAD_TS + 1)
+    assert isinstance(whole(sequencer, "u", C.id, spread_ts, catalog_ts=spread_ts), Commit)
+    later = whole(sequencer, "v", C.id, spread_ts, catalog_ts=spread_ts + 1)
     assert isinstance(later, Commit)
     assert isinstance(whole(sequencer, "w", OTHER.id, catalog_ts=C.id), Commit), "another one's"
 
@@ -166,6 +170,8 @@ def test_the_oldest_catalog_of_its_parts_counts() -> None:
     sequencer = spreading()
     half(sequencer, "t", C.id, catalog_ts=SPREAD_TS - 1)
     assert reason_of(whole(sequencer, "t", C.id)) == "conflict"
+    half(sequencer, "u", C.id)
+    assert reason_of(whole(sequencer, "u", C.id, catalog_ts=SPREAD_TS - 1)) == "conflict"
 
 
 def test_a_catalog_that_a_takeover_has_undone_is_none_to_go_by() -> None:

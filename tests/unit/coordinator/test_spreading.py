@@ -49,7 +49,8 @@ Page = CopyReply | VectorDBError | None
 class Played:
     """One term with a spreader, whose workers are durable at once; pages as the test says."""
 
-    def __init__(self, *pages: Page) -> None:
+    def __init__(self, *pages: Page, placed: Replicas = PLACED) -> None:
+        self.placed = placed
         self.bus = MemoryBus()
         self.wall_ms = 1_000
         self.asked: list[CopyRequest] = []
@@ -60,7 +61,7 @@ class Played:
 
     def _begin(self) -> None:
         self.sequencer = Sequencer(
-            2, takeover(2, T(1, 9), PLACED, collections=(C, D)), self.wall_ms
+            2, takeover(2, T(1, 9), self.placed, collections=(C, D)), self.wall_ms
         )
         self.term = Term(self.bus, "c", self.sequencer, lambda: self.wall_ms)
         self.spreader = Spreader(
@@ -169,19 +170,21 @@ def test_a_request_makes_a_generation_on_other_shards_and_is_answered_once_that_
 
 
 def test_what_changes_nothing_is_answered_once_what_is_there_is_durable() -> None:
-    played = Played()
+    played = Played(placed=dict.fromkeys(range(SHARDS), ("w1",)))
 
     async def course() -> None:
         await played.until(lambda: played.sequencer.placement_settled)
         played.confirming = False
         first = asyncio.create_task(played.ask(SpreadRequest("c", 2)))
         await played.until(lambda: played.sequencer.state.successor(C.id) is not None)
+        with pytest.raises(Unavailable, match="decided, but not every shard worker"):
+            await first
         second = asyncio.create_task(played.ask(SpreadRequest("c", 2)))
         await asyncio.sleep(1)
-        assert not first.done()
         assert not second.done()
         played.confirming = True
-        await asyncio.gather(first, second)
+        reply = await second
+        assert reply.stable_ts >= reply.catalog_ts
 
     run(played.lead(course))
 
@@ -205,6 +208,8 @@ def test_a_pass_asks_for_one_page_after_the_other_and_then_switches() -> None:
 
     async def course() -> None:
         await played.ask(SpreadRequest("c", 2))
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         filled = played.sequencer.state.successor(C.id)
         assert filled is not None
         assert played.spreader.spreading() == 1
@@ -212,7 +217,10 @@ def test_a_pass_asks_for_one_page_after_the_other_and_then_switches() -> None:
         assert played.asked == [
             CopyRequest(C.id, filled.id, after, ROWS_MAX) for after in (b"", b"b", b"f")
         ]
+        assert loop.time() < begun_s + 2 * TURN_S, "pages follow each other without a pause"
         assert played.copied == 4
+        await asyncio.sleep(2 * TURN_S)
+        assert not played.spreader._passes
         assert played.spreader.spreading() == 0
 
     run(played.lead(course))
