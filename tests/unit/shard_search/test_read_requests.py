@@ -392,8 +392,18 @@ async def test_a_generation_that_is_being_filled_is_read_by_who_fills_it(cluster
     await cluster.decide(CreateCollection(new, filled))
     ts = await cluster.commit("2", block("b", collection_id=new, precondition="mirrored"))
     for snapshot_ts, there in ((ts, [b"b"]), (new, [])):
-        scroll = ScrollRequest(new, (0,), snapshot_ts, 9)
-        assert (await cluster.ask(scroll, RowsReply)).ids.unpack() == there
+        fetch = FetchRequest(new, (0,), snapshot_ts, Blob.pack([b"b"]), filling=True)
+        assert (await cluster.ask(fetch, RowsReply)).ids.unpack() == there
+        count = CountRequest(new, (0,), snapshot_ts, filling=True)
+        assert (await cluster.ask(count, CountReply)).count == len(there)
+    for request in (
+        SearchRequest(new, (0,), ts, np.zeros(1, dtype=np.float32).tobytes(), 3),
+        CountRequest(new, (0,), ts),
+        ScrollRequest(new, (0,), ts, 3),
+        FetchRequest(new, (0,), ts, Blob.pack([b"b"])),
+    ):
+        with pytest.raises(Moved, match="another generation"):
+            await cluster.ask(request, CountReply)
 
 
 async def test_copied_rows_keep_their_versions_when_a_worker_comes_back(cluster: Cluster) -> None:
@@ -406,6 +416,7 @@ async def test_copied_rows_keep_their_versions_when_a_worker_comes_back(cluster:
         await cluster.commit(name, rows, stable=stable)
     assert cluster.shard.health()["stable_ts"] < cluster.ts
     await cluster.restart()
-    reply = await cluster.ask(ScrollRequest(new, (0,), cluster.ts, 9), RowsReply)
+    fetch = FetchRequest(new, (0,), cluster.ts, Blob.pack([b"a", b"b"]), filling=True)
+    reply = await cluster.ask(fetch, RowsReply)
     assert reply.ids.unpack() == [b"a", b"b"]
     assert np.frombuffer(reply.versions, dtype="<i8").tolist() == [first, first]

@@ -117,7 +117,7 @@ class Copier:
         ids = page.ids.unpack()
         if not ids:
             return CopyReply(asked.after, True, 0, 0)
-        there = await self._reader.fetch(target, ids, snapshot_ts, False, exact=True)
+        there = await self._reader.fetch(target, ids, snapshot_ts, False, filling=True)
         known = set(there.ids.unpack())
         read, lacking = _within_bytes(page, ids, known, 4 * source.dimension)
         if lacking:
@@ -156,7 +156,7 @@ class Copier:
         snapshot_ts = self._view.stable_ts
         before, after = await asyncio.gather(
             self._reader.count(source, snapshot_ts, b""),
-            self._reader.count(target, snapshot_ts, b"", exact=True),
+            self._reader.count(target, snapshot_ts, b"", filling=True),
         )
         if before != after:
             # No conflict: the same page again would not mend it.

@@ -260,14 +260,17 @@ class Reader:
         snapshot_ts: int,
         include_vectors: bool,
         overlay: Overlay | None = None,
-        exact: bool = False,
+        filling: bool = False,
     ) -> RowsReply:
-        """Rows in the order of `ids` (distinct), absent ones left out; `exact`: of this very
-        generation."""
+        """Rows in the order of `ids` (distinct), absent ones left out; `filling`: of this very
+        generation, which is being filled."""
 
         async def fetch() -> RowsReply:
-            then = collection if exact else await self._view.generation(collection, snapshot_ts)
-            return await self._fetch(then, ids, snapshot_ts, include_vectors, overlay)
+            if filling:
+                then = collection
+            else:
+                then = await self._view.generation(collection, snapshot_ts)
+            return await self._fetch(then, ids, snapshot_ts, include_vectors, overlay, filling)
 
         return await self._rerouted(fetch)
 
@@ -278,6 +281,7 @@ class Reader:
         snapshot_ts: int,
         include_vectors: bool,
         overlay: Overlay | None,
+        filling: bool,
     ) -> RowsReply:
         packed = Blob.pack(ids)
         routes = self._routes(collection)
@@ -292,6 +296,7 @@ class Reader:
                         packed,
                         include_vectors,
                         part_of(overlay, shards),
+                        filling,
                     ),
                     RowsReply,
                 )
@@ -308,25 +313,38 @@ class Reader:
         snapshot_ts: int,
         filter: bytes,
         overlay: Overlay | None = None,
-        exact: bool = False,
+        filling: bool = False,
     ) -> int:
-        """Visible rows that match; `exact`: of this very generation."""
+        """Visible rows that match; `filling`: of this very generation, which is being filled."""
 
         async def count() -> int:
-            then = collection if exact else await self._view.generation(collection, snapshot_ts)
-            return await self._count(then, snapshot_ts, filter, overlay)
+            if filling:
+                then = collection
+            else:
+                then = await self._view.generation(collection, snapshot_ts)
+            return await self._count(then, snapshot_ts, filter, overlay, filling)
 
         return await self._rerouted(count)
 
     async def _count(
-        self, collection: Collection, snapshot_ts: int, filter: bytes, overlay: Overlay | None
+        self,
+        collection: Collection,
+        snapshot_ts: int,
+        filter: bytes,
+        overlay: Overlay | None,
+        filling: bool,
     ) -> int:
         replies = await asyncio.gather(
             *(
                 self._ask(
                     replicas,
                     CountRequest(
-                        collection.id, shards, snapshot_ts, filter, part_of(overlay, shards)
+                        collection.id,
+                        shards,
+                        snapshot_ts,
+                        filter,
+                        part_of(overlay, shards),
+                        filling,
                     ),
                     CountReply,
                 )

@@ -180,13 +180,13 @@ class Handlers:
             if not self._participant.votes_on(shard):
                 raise Moved(f"shard {shard} is not at the shard worker {self._participant.worker}")
 
-    def _refuse_other_generation(self, collection_id: int, snapshot_ts: int) -> None:
-        """A generation that is being filled is read as well, by whoever fills it.
+    def _refuse_other_generation(self, collection_id: int, snapshot_ts: int, filling: bool) -> None:
+        """A generation that is being filled is read by whoever fills it, and nobody else.
 
         Asked once the cursor has reached the snapshot: no later switch changes the answer.
         """
         of = self._participant.state.collections.get(collection_id)
-        if of is not None and not of.replaces and not of.serves(snapshot_ts):
+        if of is not None and not of.serves(snapshot_ts) and not (filling and of.replaces):
             raise Moved(f"another generation of {of.name!r} serves the snapshot {snapshot_ts}")
 
     async def _set_aside(self, request: SnapshotRequest) -> SnapshotReply:
@@ -224,7 +224,8 @@ class Handlers:
         self._refuse_if_too_old(request.snapshot_ts)
         await self._reach(request.snapshot_ts)
         self._refuse_if_elsewhere(request.shards)
-        self._refuse_other_generation(request.collection_id, request.snapshot_ts)
+        filling = isinstance(request, FetchRequest | CountRequest) and request.filling
+        self._refuse_other_generation(request.collection_id, request.snapshot_ts, filling)
         layers = await self._layers(request, payload)
         # While it waited, the window may have passed it, and a merge dropped rows that it shows.
         self._refuse_if_too_old(request.snapshot_ts)

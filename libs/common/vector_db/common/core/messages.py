@@ -732,7 +732,8 @@ class SearchReply(Message, frozen=True):
 
 
 class FetchRequest(Message, frozen=True):
-    """Rows by id; absent ones are simply missing from the reply."""
+    """Rows by id; absent ones are simply missing from the reply. `filling`: for whoever fills the
+    generation, which nobody else may read."""
 
     collection_id: int
     shards: tuple[int, ...]
@@ -740,6 +741,7 @@ class FetchRequest(Message, frozen=True):
     ids: Blob
     include_vectors: bool = True
     overlay: Overlay | None = None
+    filling: bool = False
 
 
 class RowsReply(Message, frozen=True):
@@ -753,11 +755,14 @@ class RowsReply(Message, frozen=True):
 
 
 class CountRequest(Message, frozen=True):
+    """`filling` as in `FetchRequest`."""
+
     collection_id: int
     shards: tuple[int, ...]
     snapshot_ts: int
     filter: bytes = b""
     overlay: Overlay | None = None
+    filling: bool = False
 
 
 class CountReply(Message, frozen=True):
