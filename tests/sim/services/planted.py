@@ -25,11 +25,13 @@ from vector_db.common.core.messages import (
     Vote,
 )
 from vector_db.common.core.subjects import votes
+from vector_db.common.model.collection import Collection
 from vector_db.common.ports import DiskFull
 from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import Survey
 from vector_db.coordinator.requests import Requests
 from vector_db.gateway.cluster import ClusterView
+from vector_db.gateway.core.entries import Entries
 from vector_db.gateway.idempotency import IdempotentWrites
 from vector_db.gateway.transactions import Transactions
 from vector_db.shard.core.holdings import Holdings
@@ -63,7 +65,7 @@ def _plant(
     return register
 
 
-@_plant("vote before fsync", 10)
+@_plant("vote before fsync", 12)
 def _vote_before_fsync() -> Iterator[None]:
     calls = 0
     real = GroupCommit.advance
@@ -107,7 +109,7 @@ def _votes_of_other_terms() -> Iterator[None]:
         yield
 
 
-@_plant("acknowledged before durable", 15)
+@_plant("acknowledged before durable", 43)
 def _acknowledged_early() -> Iterator[None]:
     with patch.object(Sequencer, "_durable_on", lambda self, shard, ts: True):
         yield
@@ -138,7 +140,7 @@ def _abort_told_early() -> Iterator[None]:
         yield
 
 
-@_plant("no conflicts at all", 1003)
+@_plant("no conflicts at all", 14)
 def _no_conflicts() -> Iterator[None]:
     with patch("vector_db.shard.core.conflicts.Conflicts.any_with", lambda self, new: False):
         yield
@@ -154,7 +156,7 @@ def _versions_not_checked() -> Iterator[None]:
         yield
 
 
-@_plant("serializable reads not validated", 9)
+@_plant("serializable reads not validated", 27)
 def _reads_not_validated() -> Iterator[None]:
     with patch.object(judge, "_changed", lambda *_: False):
         yield
@@ -287,4 +289,42 @@ def _joined_early() -> Iterator[None]:
         return tuple(sorted(self._participant.holdings.joined))
 
     with patch.object(Worker, "joined", joined):
+        yield
+
+
+# --- collections that are spread over other shards ------------------------------------------------
+
+
+@_plant("copied rows lose their versions", 20)
+def _versions_lost() -> Iterator[None]:
+    real = GrowingSegment.append
+
+    def append(self: GrowingSegment, *args: Any) -> None:
+        real(self, *args[:7])
+
+    with patch.object(GrowingSegment, "append", append):
+        yield
+
+
+@_plant("reads by the newest generation", 40)
+def _newest_generation() -> Iterator[None]:
+    async def generation(self: ClusterView, collection: Collection, snapshot_ts: int) -> Collection:
+        return self.entries.current(collection) or collection
+
+    with (
+        patch.object(ClusterView, "generation", generation),
+        patch.object(Collection, "serves", lambda self, snapshot_ts: True),
+    ):
+        yield
+
+
+@_plant("writes are not mirrored", 23)
+def _not_mirrored() -> Iterator[None]:
+    real = Entries.__init__
+
+    def init(self: Entries, *args: Any) -> None:
+        real(self, *args)
+        self._successors = {}
+
+    with patch.object(Entries, "__init__", init):
         yield
