@@ -75,7 +75,7 @@ async def term_of(bus: Bus, within_s: float) -> int:
 
 
 async def contents(bus: Bus, snapshot_ts: int, within_s: float) -> dict[int, dict[str, Content]]:
-    """Per shard and worker what it holds at `snapshot_ts`.
+    """Per shard and worker what it holds at `snapshot_ts`, or when the generation was over.
 
     :raises TimeoutError: a worker does not answer in time.
     """
@@ -86,11 +86,15 @@ async def contents(bus: Bus, snapshot_ts: int, within_s: float) -> dict[int, dic
         for worker_id in workers:
             digest = Digest()
             for collection in catalog.collections:
-                if shard in collection.shards:
-                    async for page in _pages(
-                        bus, worker_id, collection.id, shard, snapshot_ts, until
-                    ):
-                        digest.add(collection.id, page)
+                if shard not in collection.shards or collection.replaces:
+                    continue
+                ts = (
+                    min(snapshot_ts, collection.until_ts - 1)
+                    if collection.until_ts
+                    else snapshot_ts
+                )
+                async for page in _pages(bus, worker_id, collection.id, shard, ts, until):
+                    digest.add(collection.id, page)
             found.setdefault(shard, {})[worker_id] = digest.content()
     return found
 

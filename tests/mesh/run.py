@@ -22,6 +22,7 @@ from tests.mesh.faults import Fault, schedule
 from tests.mesh.figures import SHARE_MIN, Result
 from tests.mesh.load import Load
 from tests.mesh.mesh import COUNTS, FaultyMesh
+from tests.mesh.spreads import Spreads
 from tests.support.clients.edge import Edge
 from tests.support.clients.whole import insist, new_epoch, prepare, probe, read_everything
 from vector_db.common.adapters.nats_bus import NatsBus
@@ -91,15 +92,17 @@ class Run:
         async with self._bus() as bus:
             first = await term_of(bus, READY_WITHIN_S)
         over = asyncio.Event()
+        spreads = Spreads(edges, load.shared, self._seed)
         started = time.monotonic()
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run(over))
+            group.create_task(spreads.run(over))
             try:
                 await self._faults(load, edges, http, started)
             finally:
                 over.set()
         self._result.took_s = time.monotonic() - started
-        await self._settle(load, edges, http)
+        await self._settle(load, spreads, edges, http)
         async with self._bus() as bus:
             self._result.terms = (first, await term_of(bus, READY_WITHIN_S))
 
@@ -125,16 +128,19 @@ class Run:
                 load.shared.broken.append(f"after {fault} ({target}): {error}"[:1000])
         await asyncio.sleep(max(0.0, until - time.monotonic()))
 
-    async def _settle(self, load: Load, edges: Sequence[Edge], http: aiohttp.ClientSession) -> None:
+    async def _settle(
+        self, load: Load, spreads: Spreads, edges: Sequence[Edge], http: aiohttp.ClientSession
+    ) -> None:
         """All is healed: every gateway writes, every replica has it all, and all agree.
 
         :raises RuntimeError: the mesh does not get ready.
-        :raises TimeoutError: a replica does not catch up.
+        :raises TimeoutError: a replica does not catch up, or a collection is still being spread.
         """
         started = time.monotonic()
         await self._mesh.brokers_settled()
         await self._mesh.wait_ready(http)
         await self._mesh.whole(http)
+        await spreads.ended(SETTLE_WITHIN_S)
         for number, edge in enumerate(edges):
             await insist(edge, "/v1/transactions/commit", probe(number), SETTLE_WITHIN_S)
         snapshot_ts = await read_everything(edges[0], load.shared)
