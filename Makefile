@@ -12,7 +12,7 @@ SOURCES := $(wildcard libs services tests bench examples)
 NATIVE := $(wildcard services/shard/native/*)
 PROTOS := $(wildcard proto/vector_db/v1/*.proto)
 
-.PHONY: help venv run demo test check static format sim golden proto bench-write bench-query bench-txn bench-moves bench-engine bench-peers bench-scaling crash mesh damage differential clean
+.PHONY: help venv run demo test test-unit test-pure check static format sim golden proto bench-write bench-query bench-txn bench-moves bench-engine bench-peers bench-scaling crash mesh damage differential clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +57,19 @@ static: venv
 check: static ## The quick loop: format, lint, types, import rules, unit tests
 	$(BIN)/python -m pytest tests/unit --durations=5
 
-test: static ## Everything: the static checks and all tests
-	$(BIN)/python -m pytest --durations=15
+# What starts processes and minds how long they take; it has the machine to itself.
+REAL := tests/integration tests/crash tests/mesh tests/e2e
+UNIT := tests/unit
+
+test: venv ## Everything: the static checks and all tests
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-unit static test-pure
+	$(BIN)/python -m pytest $(REAL) --durations=25
+
+test-unit: venv
+	$(BIN)/python -m pytest $(UNIT) --durations=15
+
+test-pure: venv
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNIT) $(REAL)) --durations=15
 
 SEEDS ?= 200
 SEED_START ?= 1

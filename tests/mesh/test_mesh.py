@@ -35,6 +35,7 @@ def test_the_mesh_answers_and_keeps_everything_under_faults(tmp_path: Path) -> N
     assert sum(result.faults.values()) == len(PLAN), told
     assert result.terms[1] > result.terms[0], told
     assert result.acknowledged > 200, told
+    assert result.done["spreads"], told
     for what in ("list transactions", "counts", "scrolls", "searches", "as_of reads"):
         assert result.report.checked[what] > 50, told
     # The same history with a write that was acknowledged and never sent.

@@ -449,7 +449,8 @@ class Cluster:
         entry = self.collections.get(request.collection_id)
         if entry is None:
             raise NotFound(f"collection {request.collection_id} does not exist on this worker")
-        if not (entry.replaces or entry.serves(request.snapshot_ts)):
+        filling = isinstance(request, FetchRequest | CountRequest) and request.filling
+        if not (entry.serves(request.snapshot_ts) or (filling and entry.replaces)):
             raise Moved(f"collection {entry.id} does not serve {request.snapshot_ts}")
         rows: dict[bytes, Version] = {}
         for (collection_id, row_id), versions in self.history.items():

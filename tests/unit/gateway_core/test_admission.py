@@ -18,7 +18,7 @@ from vector_db.gateway.core.admission import (
     SMALL_BYTES_MAX,
     Admission,
 )
-from vector_db.gateway.transactions import SLOT_TIMEOUT_S, Transactions
+from vector_db.gateway.transactions import PAUSE_S_MAX, SLOT_TIMEOUT_S, Transactions
 
 
 def ended(admission: Admission, took_s: float, now_s: float, size_bytes: int = 1) -> int:
@@ -46,6 +46,21 @@ def test_what_is_slow_together_counts_once() -> None:
 def test_large_transactions_say_nothing() -> None:
     admission = Admission()
     assert ended(admission, 100 * SLOW_S, 1.0, SMALL_BYTES_MAX + 1) == LIMIT_MAX
+
+
+def test_nothing_is_tried_again_sooner_than_decisions_come() -> None:
+    async def paused(took_s: float) -> float:
+        transactions = Transactions(MemoryBus(), "g", Random(1))
+        for _ in range(50):
+            transactions._admission.begin()
+            transactions._admission.end(took_s, 1, 0.0)
+        started = asyncio.get_running_loop().time()
+        await transactions.pause(0)
+        return asyncio.get_running_loop().time() - started
+
+    assert run(paused(0.001)) < 0.01
+    assert 0.15 <= run(paused(0.3)) <= 0.45
+    assert run(paused(60.0)) <= 1.5 * PAUSE_S_MAX
 
 
 def test_transactions_beyond_the_limit_wait_in_their_order() -> None:

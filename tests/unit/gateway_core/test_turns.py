@@ -9,7 +9,10 @@ from random import Random
 import pytest
 
 from tests.support.virtual_time import run as run_virtual
+from tests.unit.gateway_core.played import Cluster, upsert, with_cluster
+from vector_db.common.core.messages import Prepare
 from vector_db.common.model.errors import Conflict
+from vector_db.gateway.core.requests import Idempotency
 from vector_db.gateway.turns import ROWS_MAX, TURN_TIMEOUT_S, Turns
 
 A, B, C = ("c", b"a"), ("c", b"b"), ("c", b"c")
@@ -173,3 +176,33 @@ def test_random_writes_never_meet_and_all_have_their_turn(seed: int) -> None:
     run_virtual(run())
     assert len(done) == 40
     assert not turns.lines()
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_patches_of_a_row_through_one_gateway_never_meet(keyed: bool) -> None:
+    """Each is sent once, and merged into what the one before it wrote."""
+
+    async def test(cluster: Cluster) -> None:
+        database = cluster.database
+        await database.write([upsert("a")])
+        # Whatever is made when it is first needed is there.
+        await database.write([upsert("b")], Idempotency(b"first", b"." * 16))
+        before = _prepared(cluster)
+
+        async def patch(n: int) -> None:
+            key = Idempotency(b"%d" % n, b"." * 16) if keyed else None
+            await database.patch_metadata("c", b"a", {f"n{n}": 1}, idempotency=key)
+
+        await asyncio.gather(*map(patch, range(12)))
+        assert _prepared(cluster) - before == 12
+        (collection,) = (c for c in cluster.collections.values() if c.name == "c")
+        found = cluster.latest(collection.id, b"a")
+        assert found is not None
+        assert all(f"n{n}".encode() in found.metadata for n in range(12))
+
+    with_cluster(test)
+
+
+def _prepared(cluster: Cluster) -> int:
+    logs = cluster.broker.logs.values()
+    return len({r.txn_id for log in logs for r in log if isinstance(r, Prepare)})

@@ -47,6 +47,8 @@ from vector_db.shard.worker import ROWS_PER_TURN, Worker
 
 RETRY_S = 0.5
 STABLE_POLL_S = 0.05
+SYNC_BYTES = 1024 * 1024
+"""What is copied is synced in steps of so many bytes."""
 LAST_COMMITS_MAX = 64
 """So few are applied in one go, when the shard is put into the store."""
 
@@ -230,6 +232,8 @@ class Copier:
                     raise Unavailable("the placement has changed meanwhile")
                 file.write(data)
                 self.copied_bytes += len(data)
+                if file.unsynced_bytes >= SYNC_BYTES:
+                    await self._run(file.sync)
 
     async def _open(self, arrival: Arrival) -> None:
         try:

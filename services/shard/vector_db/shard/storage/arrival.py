@@ -29,6 +29,7 @@ class ArrivingFile:
         self.name = name
         self.size_bytes = size_bytes
         self.written_bytes = 0
+        self.unsynced_bytes = 0
         self._disk = disk
         self._file: AppendFile | None = None
 
@@ -41,10 +42,18 @@ class ArrivingFile:
             self._file = self._disk.append_file(self.name)
         self._file.write([data])
         self.written_bytes += len(data)
+        self.unsynced_bytes += len(data)
 
     @property
     def whole(self) -> bool:
         return self.written_bytes >= self.size_bytes
+
+    def sync(self) -> None:
+        """Make durable what was written so far, before there is much of it: a file system that
+        orders its journal makes the next sync of the WAL wait for all that is dirty."""
+        if self._file is not None:
+            self._file.sync()
+        self.unsynced_bytes = 0
 
     def close(self) -> None:
         """Make durable what was written."""
