@@ -22,7 +22,7 @@ from vector_db.common.core.subjects import beats, sequencer
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import NotFound, Unavailable
 from vector_db.common.model.ids import make_ts
-from vector_db.gateway.cluster import QUIET_S, ClusterView
+from vector_db.gateway.cluster import QUICK_TIMEOUTS_S, QUIET_S, ClusterView
 from vector_db.gateway.core.requests import Consistency
 
 
@@ -220,6 +220,27 @@ def test_a_strong_read_asks_the_sequencer_and_waits_until_its_word_is_heard_here
         assert not read.done(), "this gateway has heard of an older snapshot only"
         await leader.beat()
         assert await read == make_ts(1, 6)
+
+    with_view(test)
+
+
+def test_a_sequencer_that_stands_still_is_not_asked_once_another_one_is_heard() -> None:
+    """Both serve: the one that stands still does not know that its term is over."""
+
+    async def test(view: ClusterView, leader: Leader, bus: MemoryBus) -> None:
+        async def stand_still(message: AnyMessage) -> AnyMessage:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        await bus.serve(sequencer(), stand_still)
+        read = asyncio.create_task(view.snapshot(Consistency(strong=True)))
+        await asyncio.sleep(0.5)
+        leader.term = 2
+        await bus.serve(sequencer(2), leader.answer)
+        await leader.beat(make_ts(2, 0))
+        await asyncio.sleep(QUICK_TIMEOUTS_S[0])
+        assert read.done()
+        assert await read == await view.snapshot(Consistency(strong=True)) == make_ts(2, 0)
 
     with_view(test)
 

@@ -350,7 +350,8 @@ class Coordinator:
         spreader = Spreader(self._bus, term, self._wall_ms, self._retention_s, self._metrics.copied)
         self._metrics.term.set(sequencer_.term)
         self._metrics.undecided.set_function(lambda: sequencer_.counts()["undecided"])
-        serving = await self._bus.serve(sequencer(), requests.handle)
+        subjects = (sequencer(sequencer_.term), sequencer())
+        serving = [await self._bus.serve(subject, requests.handle) for subject in subjects]
         self._log.info("leads", term=sequencer_.term, shards=len(sequencer_.state.replicas))
         self._term, self._controller, self._spreader = term, controller, spreader
         self._leading.set()
@@ -360,7 +361,8 @@ class Coordinator:
             self._stable_ts = max(self._stable_ts, sequencer_.stable_ts)
             self._term = self._controller = self._spreader = None
             self._metrics.term.set(0)
-            await serving.close()
+            for served in serving:
+                await served.close()
 
 
 def build(runtime: Runtime, config: Config) -> Service:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -203,12 +203,26 @@ class Requests:
         stable_ts = sequencer.stable_ts
         shards = sorted(sequencer.state.replicas.items())
         for _, workers in shards:
-            confirmed = await asyncio.gather(*(self._confirm(w) for w in workers))
-            if sum(confirmed) >= majority(len(workers)):
+            if await self._majority_confirms(workers):
                 return StrongReply(sequencer.term, stable_ts)
         if shards:
             raise Unavailable("no majority of any shard confirms the sequencer's term")
         return StrongReply(sequencer.term, stable_ts)
+
+    async def _majority_confirms(self, workers: Sequence[str]) -> bool:
+        """Whether a majority does; the others are not waited for."""
+        asked = [asyncio.create_task(self._confirm(w), name="confirm") for w in workers]
+        missing = majority(len(workers))
+        try:
+            for answer in asyncio.as_completed(asked):
+                missing -= await answer
+                if not missing:
+                    return True
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        return False
 
     async def _confirm(self, worker_id: str) -> bool:
         request = ConfirmRequest(self._term.sequencer.term)

@@ -14,6 +14,7 @@ import structlog
 
 from vector_db.common.core.domain import majority
 from vector_db.common.core.messages import (
+    AbortRequest,
     AnyMessage,
     Beat,
     CatalogReply,
@@ -22,6 +23,7 @@ from vector_db.common.core.messages import (
     Outcome,
     StrongReply,
     StrongRequest,
+    TxnStatusRequest,
 )
 from vector_db.common.core.subjects import beats, members, sequencer
 from vector_db.common.model.collection import Collection
@@ -40,6 +42,9 @@ from vector_db.gateway.core.partition import Routed, partition
 from vector_db.gateway.core.requests import Consistency
 
 REQUEST_TIMEOUT_S = 12.0
+QUICK = (AbortRequest, CatalogRequest, StrongRequest, TxnStatusRequest)
+"""What is answered at once, and may be asked twice."""
+QUICK_TIMEOUTS_S = (1.5, 3.0, 7.5)
 STABLE_TIMEOUT_S = 5.0
 MEMBER_TIMEOUT_S = 3.0
 QUIET_S = 2.0
@@ -228,14 +233,24 @@ class ClusterView:
     # --- catalog ----------------------------------------------------------------------------------
 
     async def ask(self, message: AnyMessage) -> AnyMessage:
-        """Ask the sequencer.
+        """Ask the sequencer of the newest term that was heard; once more, perhaps of another one,
+        when that does not answer what takes no time.
 
         :raises Unavailable: nobody leads now.
         """
-        try:
-            return await self._bus.request(sequencer(), message, REQUEST_TIMEOUT_S)
-        except (NoResponders, BusTimeout, BusUnavailable) as error:
-            raise Unavailable("no coordinator leads now, try again") from error
+        quick = isinstance(message, QUICK)
+        for timeout_s in QUICK_TIMEOUTS_S if quick else (REQUEST_TIMEOUT_S,):
+            term = self.term
+            try:
+                try:
+                    return await self._bus.request(sequencer(term), message, timeout_s)
+                except NoResponders:
+                    return await self._bus.request(sequencer(), message, timeout_s)
+            except BusTimeout as error:
+                told: Exception = error
+            except (NoResponders, BusUnavailable) as error:
+                raise Unavailable("no coordinator leads now, try again") from error
+        raise Unavailable("no coordinator leads now, try again") from told
 
     def take_catalog(self, reply: AnyMessage) -> None:
         """Use a catalog unless a newer one is here."""

@@ -43,9 +43,10 @@ def gateways() -> str:
     return "vdb.gateways.requests"
 
 
-def sequencer(domain: int = 0) -> str:
-    """Catalog, status and strong-read requests to the sequencer of a domain."""
-    return f"vdb.txn.{domain}.sequencer"
+def sequencer(term: int = 0, domain: int = 0) -> str:
+    """Catalog, status and strong-read requests to the sequencer of a domain: to that of a term, or
+    (0) to whoever serves, which may be one that stands still and does not know that it is over."""
+    return f"vdb.txn.{domain}.{term}.sequencer" if term else f"vdb.txn.{domain}.sequencer"
 
 
 def members() -> str:
