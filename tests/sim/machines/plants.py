@@ -25,6 +25,7 @@ from vector_db.common.core.messages import (
     TxnStatus,
     Vote,
 )
+from vector_db.coordinator.core.durability import Durability
 from vector_db.coordinator.core.sequencer import Effects, Sequencer
 from vector_db.coordinator.core.takeover import Survey
 from vector_db.shard.core.conflicts import Conflicts, Footprint
@@ -162,11 +163,11 @@ def _abort_told_early(flags: Flags) -> Iterator[None]:
 def _acknowledged_by_one(flags: Flags) -> Iterator[None]:
     """One replica of three counts as durable, and one YES as a majority."""
 
-    def durable_on(self: Sequencer, shard: int, ts: int) -> bool:
-        replicas = self.state.replicas.get(shard, ())
+    def is_on(self: Durability, state: DomainState, shard: int, ts: int) -> bool:
+        replicas = state.replicas.get(shard, ())
         return any(self._cursors.get(w, 0) >= ts for w in replicas)
 
-    with _patched(Sequencer, "_durable_on", durable_on):
+    with _patched(Durability, "is_on", is_on):
         yield
 
 

@@ -27,6 +27,7 @@ from vector_db.common.core.messages import (
 from vector_db.common.core.subjects import votes
 from vector_db.common.model.collection import Collection
 from vector_db.common.ports import DiskFull
+from vector_db.coordinator.core.durability import Durability
 from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import Survey
 from vector_db.coordinator.requests import Requests
@@ -111,7 +112,7 @@ def _votes_of_other_terms() -> Iterator[None]:
 
 @_plant("acknowledged before durable", 43)
 def _acknowledged_early() -> Iterator[None]:
-    with patch.object(Sequencer, "_durable_on", lambda self, shard, ts: True):
+    with patch.object(Durability, "is_on", lambda self, state, shard, ts: True):
         yield
 
 

@@ -44,6 +44,7 @@ from vector_db.common.core.messages import (
 )
 from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions, Metric
 from vector_db.common.model.ids import make_ts, txn_deadline_ms, txn_term
+from vector_db.coordinator.core.durability import Durability
 from vector_db.coordinator.core.generations import Generations, second_generation
 
 DECISIONS_PER_RECORD_MAX = 1024
@@ -127,10 +128,7 @@ class Sequencer:
         self._deadlines: list[tuple[int, bytes]] = []
         self._decided: dict[bytes, TxnStatus] = {}
         self._decided_until: list[tuple[int, bytes]] = []
-        self._cursors: dict[str, int] = {}
-        self._needs: dict[str, int] = {}
-        self._flushed: dict[int, dict[str, int]] = {}
-        self._decision_seqs: dict[str, int] = {}
+        self._durability = Durability(term)
         self._unreleased: deque[_Unreleased] = deque(
             [_Unreleased(takeover.ts, tuple(self.state.replicas), founders=self.state.founders)]
         )
@@ -195,12 +193,7 @@ class Sequencer:
         effects = Effects()
         if durable.term != self.term:
             return effects
-        self._cursors[durable.worker] = max(self._cursors.get(durable.worker, 0), durable.cursor)
-        needs_ts = durable.needs_ts or durable.cursor
-        self._needs[durable.worker] = max(self._needs.get(durable.worker, 0), needs_ts)
-        for shard, seq in durable.flushed.items():
-            self._flushed.setdefault(shard, {})[durable.worker] = seq
-        self._decision_seqs[durable.worker] = durable.decision_seq
+        self._durability.take(durable)
         self._release(effects)
         return effects
 
@@ -399,24 +392,16 @@ class Sequencer:
     def floor_ts(self) -> int:
         """Every placed worker is durable up to here, and on this history: 0 while one was not
         heard to have applied this term's takeover."""
-        least = min((self.reached(w) for w in self.state.workers()), default=0)
-        return least if least >= make_ts(self.term, 0) else 0
+        return self._durability.floor_ts(self.state)
 
     def reached(self, worker: str) -> int:
         """How far a worker is durable, with all that it needs of its peers; 0: not heard of."""
-        return min(self._cursors.get(worker, 0), self._needs.get(worker, 0))
+        return self._durability.reached(worker)
 
     def trim_points(self) -> tuple[dict[int, int], int]:
         """Per shard, and for the decision log, the sequence that every replica has in its own
         WAL."""
-        shards = {}
-        for shard, workers in self.state.replicas.items():
-            known = self._flushed.get(shard, {})
-            joining = self.state.moves.joining.get(shard)
-            readers = workers if joining is None else (*workers, joining)
-            shards[shard] = min((known.get(w, 0) for w in readers), default=0)
-        placed = self.state.workers()
-        return shards, min((self._decision_seqs.get(w, 0) for w in placed), default=0)
+        return self._durability.trim_points(self.state)
 
     def counts(self) -> dict[str, int]:
         """A few facts for health and metrics."""
@@ -526,19 +511,11 @@ class Sequencer:
             known_ms = max(known_ms, min(txn_deadline_ms(txn.txn_id), self.wall_ms + OPEN_MS_MAX))
         heapq.heappush(self._decided_until, (known_ms + DECIDED_MEMORY_MS, txn.txn_id))
 
-    def _durable_on(self, shard: int, ts: int) -> bool:
-        reached = {w for w, cursor in self._cursors.items() if cursor >= ts}
-        return self.state.has_majority(shard, reached)
-
-    def _known_to(self, founders: tuple[str, ...], ts: int) -> bool:
-        """Whether a majority of the founders (of none: at once) is durable up to `ts`."""
-        reached = sum(self._cursors.get(w, 0) >= ts for w in founders)
-        return not founders or reached >= majority(len(founders))
-
     def _is_known(self, placing: _Placing) -> bool:
         """Whether a majority of every shard is durable up to a placement."""
-        return self._known_to(placing.founders, placing.ts) and all(
-            self._durable_on(shard, placing.ts) for shard in self.state.replicas
+        durability, ts = self._durability, placing.ts
+        return durability.is_known_to(placing.founders, ts) and durability.is_everywhere(
+            self.state, ts
         )
 
     def _settle_placement(self, effects: Effects) -> None:
@@ -560,9 +537,11 @@ class Sequencer:
             return
         while self._unreleased:
             head = self._unreleased[0]
-            if head.shards and not any(self._durable_on(s, head.ts) for s in head.shards):
+            if head.shards and not any(
+                self._durability.is_on(self.state, s, head.ts) for s in head.shards
+            ):
                 return
-            if not self._known_to(head.founders, head.ts):
+            if not self._durability.is_known_to(head.founders, head.ts):
                 return
             self._unreleased.popleft()
             self.stable_ts = head.ts
