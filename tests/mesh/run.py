@@ -7,6 +7,7 @@ bound, and only then is everything read, once through a gateway and once from ev
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -71,6 +72,8 @@ class Run:
     async def run(self) -> Result:
         """The whole run; the history is saved whatever happens."""
         result = self._result
+        # A full collection over all that was seen would stop the clients for seconds.
+        gc.disable()
         try:
             await self._mesh.start()
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
@@ -78,6 +81,7 @@ class Run:
                 load = self._load = Load(edges, self._seed, self._rate)
                 await self._under_fire(load, edges, http)
         finally:
+            gc.enable()
             await self._mesh.stop()
             save(self._folder / "history.jsonl", self.history)
         self._judge(load)

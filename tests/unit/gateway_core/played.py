@@ -141,6 +141,8 @@ class Cluster:
         """So many answers to `StagedRequest` are lost on the way."""
         self.lost_stages = 0
         """So many STAGE records are lost on the way."""
+        self.lost_prepares = 0
+        """So many PREPARE records are lost on the way."""
         self.mute = False
         """No outcome is told, and no beat says that anything is stable."""
         self.stable_held = False
@@ -296,6 +298,9 @@ class Cluster:
                 self.lost_stages -= 1
                 return
             self.stages[message.txn_id, message.shard].setdefault(message.index, message.blocks)
+            return
+        if self.lost_prepares:
+            self.lost_prepares -= 1
             return
         self.prepares[message.txn_id].setdefault(message.shard, message)
         if not self.votes_held:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from random import Random
 
 import pytest
@@ -26,6 +28,13 @@ def ended(admission: Admission, took_s: float, now_s: float, size_bytes: int = 1
     admission.begin()
     admission.end(took_s, size_bytes, now_s)
     return int(admission.limit)
+
+
+@contextlib.asynccontextmanager
+async def slot(transactions: Transactions) -> AsyncIterator[None]:
+    since_s = await transactions.take_slot()
+    yield
+    transactions.give_slot(since_s, 1)
 
 
 def test_slow_answers_lower_the_limit_and_quick_ones_raise_it_again() -> None:
@@ -71,7 +80,7 @@ def test_transactions_beyond_the_limit_wait_in_their_order() -> None:
         decided = [asyncio.Event() for _ in range(5)]
 
         async def write(n: int) -> None:
-            async with transactions.slot(1):
+            async with slot(transactions):
                 sent.append(n)
                 await decided[n].wait()
 
@@ -96,13 +105,13 @@ def test_a_place_that_does_not_come_in_time_is_a_clear_error() -> None:
     async def load() -> None:
         transactions = Transactions(MemoryBus(), "g", Random(1))
         transactions._admission.limit = 1.0
-        async with transactions.slot(1):
+        async with slot(transactions):
             started = asyncio.get_running_loop().time()
             with pytest.raises(TooManyRequests, match="over 1 undecided transactions"):
-                async with transactions.slot(1):
+                async with slot(transactions):
                     pass
             assert asyncio.get_running_loop().time() - started == pytest.approx(SLOT_TIMEOUT_S)
-        async with transactions.slot(1):
+        async with slot(transactions):
             assert transactions._admission.in_flight == 1
 
     run(load())

@@ -226,6 +226,28 @@ def test_lost_confirmations_are_asked_for_again() -> None:
     with_cluster(test)
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_commit_that_was_lost_is_sent_again_though_its_client_may_have_left(leaves: bool) -> None:
+    """A log without a leader keeps nothing. Undecided, the transaction is in the way of others."""
+
+    async def test(cluster: Cluster) -> None:
+        database = cluster.database
+        token = await wrote(database, await begun(database), upsert("a", "b", "c", "d"))
+        cluster.lost_prepares = 3
+        began = asyncio.get_running_loop().time()
+        commit = asyncio.create_task(database.resume(token).commit())
+        if leaves:
+            await asyncio.sleep(1.0)
+            commit.cancel()
+            await asyncio.sleep(2 * TOLD_TIMEOUT_S)
+        else:
+            assert (await commit).count == 4
+            assert asyncio.get_running_loop().time() - began < 3 * TOLD_TIMEOUT_S
+        assert await ids(database) == ["a", "b", "c", "d"]
+
+    with_cluster(test)
+
+
 def test_lost_chunks_are_sent_again() -> None:
     async def test(cluster: Cluster) -> None:
         cluster.lost_stages = 1

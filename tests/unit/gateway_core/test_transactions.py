@@ -575,6 +575,9 @@ def test_room_is_given_back_however_a_write_ends(end: str) -> None:
                 await world.abort_all("not_found")
             case "cancelled":
                 write.cancel()
+                await turns()
+                assert world.transactions.in_flight() == 1, "it is still undecided"
+                await world.commit_all(1)
         await asyncio.gather(write, return_exceptions=True)
         world.broker.appends_left = None
         before = len(world.prepares())
@@ -584,6 +587,39 @@ def test_room_is_given_back_however_a_write_ends(end: str) -> None:
         await world.commit_all(2)
         await after
         assert world.transactions.in_flight() == 0
+
+    with_world(test)
+
+
+def test_what_was_sent_is_seen_through_though_its_client_has_left() -> None:
+    """Until it is decided it is in the way of others, so it is sent again where it was lost."""
+
+    async def test(world: World) -> None:
+        write = begin(world)
+        await turns()
+        write.cancel()
+        await asyncio.sleep(AGAIN_AFTER_S[0] + 0.1)
+        first, again = world.prepares()
+        assert first == again
+        await world.commit_all(1)
+        await turns()
+        assert world.transactions.in_flight() == 0
+        assert len(world.prepares()) == 2
+
+    with_world(test)
+
+
+def test_a_write_that_waits_is_not_sent_for_a_client_that_has_left() -> None:
+    async def test(world: World) -> None:
+        world.transactions._admission.limit = 1.0
+        first, second = begin(world), begin(world)
+        await turns()
+        second.cancel()
+        await turns()
+        await world.commit_all(1)
+        await first
+        await turns()
+        assert len(world.prepares()) == 1
 
     with_world(test)
 

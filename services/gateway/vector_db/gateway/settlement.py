@@ -8,10 +8,12 @@ they know; "aborted" is said only on their word.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 
 from vector_db.common.core.messages import (
     AbortRequest,
+    Outcome,
     Prepare,
     ReadSet,
     TxnStatus,
@@ -41,7 +43,8 @@ from vector_db.gateway.transactions import (
 )
 
 TOLD_TIMEOUT_S = 2.0
-"""How long an outcome is waited for before it is asked for."""
+"""How long an outcome is waited for before it is asked for, and the commit sent again."""
+SENT_MAX = 5
 DEADLINE_SLACK_MS = 500
 """How far past its deadline a prepared transaction is given up."""
 STABLE_TIMEOUT_S = 2.0
@@ -138,26 +141,44 @@ class Settlement:
             raise expired_error()
         if status.state == "unknown":
             raise _unknown(token, "no shard remembers the transaction")
-        return await self._prepare(token, along or Routed({}, token.catalog_ts))
-
-    async def _prepare(self, token: Token, along: Routed) -> int:
+        along = along or Routed({}, token.catalog_ts)
         reads = await self._reads(token)
-        shards = sorted({*token.staged, *reads, *along.parts})
+        shards = tuple(sorted({*token.staged, *reads, *along.parts}))
         await self._transactions.check_reachable(shards)
+        since_s = await self._transactions.take_slot()
         if self._transactions.expects(token.txn_id):
+            self._transactions.give_slot(since_s, 0)
             return await self._find_out(token, token.deadline_ms)
-        deadline_ms = token.deadline_ms
-        future = self._transactions.expect(token.txn_id)
+        told = self._transactions.expect(token.txn_id)
+        return await self._transactions.settled(
+            self._prepare(token, shards, along, reads, since_s, told)
+        )
+
+    async def _prepare(
+        self,
+        token: Token,
+        shards: tuple[int, ...],
+        along: Routed,
+        reads: Mapping[int, tuple[ReadSet, ...]],
+        since_s: float,
+        told: asyncio.Future[Outcome | None],
+    ) -> int:
+        soon_ms = self._view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
+        deadline_ms = min(token.deadline_ms, soon_ms)
+        outcome: Outcome | None = None
         try:
-            async with self._transactions.slot(0):
-                soon_ms = self._view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
-                deadline_ms = min(token.deadline_ms, soon_ms)
-                await self._publish(token, tuple(shards), along, reads, deadline_ms)
-                try:
-                    outcome = await asyncio.wait_for(future, TOLD_TIMEOUT_S)
-                except TimeoutError:
-                    outcome = None
+            for _ in range(SENT_MAX):
+                # Again, since it may have been lost with the leader of a log: replicas pass over
+                # what they have.
+                await self._publish(token, shards, along, reads, deadline_ms)
+                with contextlib.suppress(TimeoutError):
+                    outcome = await asyncio.wait_for(asyncio.shield(told), TOLD_TIMEOUT_S)
+                    break
+                status = await self.word(token)
+                if status is not None and status.state in ("committed", "aborted"):
+                    break
         finally:
+            self._transactions.give_slot(since_s, 0)
             self._transactions.forget(token.txn_id)
         if outcome is None:
             return await self._find_out(token, deadline_ms)

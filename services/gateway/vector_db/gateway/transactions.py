@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from random import Random, SystemRandom
+from typing import Any, TypeVar
 
 import structlog
 
@@ -44,8 +45,9 @@ from vector_db.gateway.turns import Turns
 TXN_TIMEOUT_S = 10.0
 ROOM_TIMEOUT_S = 5.0
 SLOT_TIMEOUT_S = 5.0
-AGAIN_AFTER_S = (2.0, 3.0)
-"""A transaction of which nothing was heard is sent again after so long, and after so long again."""
+AGAIN_AFTER_S = (2.0, 2.0, 2.0, 2.0)
+"""A transaction of which nothing was heard is sent again after so long, and so on: a log may be
+without a leader for most of the time that a transaction has."""
 PAUSE_S_MAX = 1.0
 HEARD_TIMEOUT_S = 1.0
 STATUS_PAUSE_S = 0.2
@@ -55,6 +57,9 @@ UNKNOWN_AFTER_S = 5.0
 RETRIES_MAX = 12
 BACKOFF_S = (0.002, 0.2)
 """Pauses before retries, doubling; and none is shorter than decisions take just now."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Transactions:
         self.turns = Turns()
         """Whoever waits for a row of which a write is undecided."""
         self._queue: deque[asyncio.Future[None]] = deque()
+        self._settling: set[asyncio.Task[Any]] = set()
         self._subscription: Subscription | None = None
 
     async def start(self, view: ClusterView) -> None:
@@ -142,10 +148,9 @@ class Transactions:
         """Nobody waits for this outcome any more."""
         self._waiting.pop(txn_id, None)
 
-    @contextlib.asynccontextmanager
-    async def slot(self, size_bytes: int) -> AsyncIterator[None]:
-        """A place among the undecided transactions, while the block sends one and waits for its
-        outcome; in the order of arrival.
+    async def take_slot(self) -> float:
+        """A place among the undecided transactions, in the order of arrival: the time it was had.
+        `give_slot` it once the transaction is decided, or given up.
 
         :raises TooManyRequests: none within `SLOT_TIMEOUT_S`.
         """
@@ -166,13 +171,13 @@ class Transactions:
                 raise
         else:
             self._admission.begin()
-        started_s = loop.time()
-        try:
-            yield
-        finally:
-            now_s = loop.time()
-            self._admission.end(now_s - started_s, size_bytes, now_s)
-            self._next_turns()
+        return loop.time()
+
+    def give_slot(self, since_s: float, size_bytes: int) -> None:
+        """A transaction of so many bytes is not undecided any more."""
+        now_s = asyncio.get_running_loop().time()
+        self._admission.end(now_s - since_s, size_bytes, now_s)
+        self._next_turns()
 
     def _next_turns(self) -> None:
         while self._queue and (self._queue[0].done() or self._admission.has_room()):
@@ -237,8 +242,29 @@ class Transactions:
 
     async def _once(self, routed: Routed, mode: str, snapshot_ts: int) -> Committed:
         await self.check_reachable(routed.parts)
-        async with self.slot(sum(part.size_bytes for part in routed.parts.values())):
+        since_s = await self.take_slot()
+        return await self.settled(self._in_slot(routed, mode, snapshot_ts, since_s))
+
+    async def _in_slot(
+        self, routed: Routed, mode: str, snapshot_ts: int, since_s: float
+    ) -> Committed:
+        try:
             return await self._sent(routed, mode, snapshot_ts)
+        finally:
+            self.give_slot(since_s, sum(part.size_bytes for part in routed.parts.values()))
+
+    async def settled(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` gives; it goes on when whoever waits for it has left. What was sent is in the
+        way of others until it is decided, and may have to be sent again for that."""
+        task = asyncio.create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._on_settled)
+        return await asyncio.shield(task)
+
+    def _on_settled(self, task: asyncio.Task[Any]) -> None:
+        self._settling.discard(task)
+        if not task.cancelled():
+            task.exception()  # who waits has it; nobody else needs it
 
     async def _sent(self, routed: Routed, mode: str, snapshot_ts: int) -> Committed:
         view, parts = self._view, routed.parts
