@@ -248,6 +248,23 @@ def test_a_commit_that_was_lost_is_sent_again_though_its_client_may_have_left(le
     with_cluster(test)
 
 
+def test_a_commit_that_was_sent_is_not_said_to_be_none_when_it_cannot_be_sent_again() -> None:
+    async def test(cluster: Cluster) -> None:
+        database = cluster.database
+        token = await wrote(database, await begun(database), upsert("a"))
+        cluster.votes_held = True
+        commit = asyncio.create_task(database.resume(token).commit())
+        await turns()
+        cluster.broker.appends_left = 0
+        await asyncio.sleep(1.5 * TOLD_TIMEOUT_S)
+        assert not commit.done()
+        cluster.broker.appends_left = None
+        cluster.votes_held = False
+        assert (await commit).count == 1
+
+    with_cluster(test)
+
+
 def test_lost_chunks_are_sent_again() -> None:
     async def test(cluster: Cluster) -> None:
         cluster.lost_stages = 1

@@ -44,7 +44,7 @@ from vector_db.gateway.transactions import (
 
 TOLD_TIMEOUT_S = 2.0
 """How long an outcome is waited for before it is asked for, and the commit sent again."""
-SENT_MAX = 5
+SENT_MAX = 4
 DEADLINE_SLACK_MS = 500
 """How far past its deadline a prepared transaction is given up."""
 STABLE_TIMEOUT_S = 2.0
@@ -167,16 +167,18 @@ class Settlement:
         deadline_ms = min(token.deadline_ms, soon_ms)
         outcome: Outcome | None = None
         try:
+            await self._publish(token, shards, along, reads, deadline_ms)
             for _ in range(SENT_MAX):
-                # Again, since it may have been lost with the leader of a log: replicas pass over
-                # what they have.
-                await self._publish(token, shards, along, reads, deadline_ms)
                 with contextlib.suppress(TimeoutError):
                     outcome = await asyncio.wait_for(asyncio.shield(told), TOLD_TIMEOUT_S)
                     break
                 status = await self.word(token)
                 if status is not None and status.state in ("committed", "aborted"):
                     break
+                # Again, since it may have been lost with the leader of a log: replicas pass over
+                # what they have. With the broker away now, the first copy may be there.
+                with contextlib.suppress(Unavailable):
+                    await self._publish(token, shards, along, reads, deadline_ms)
         finally:
             self._transactions.give_slot(since_s, 0)
             self._transactions.forget(token.txn_id)
