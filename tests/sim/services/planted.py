@@ -66,7 +66,7 @@ def _plant(
     return register
 
 
-@_plant("vote before fsync", 12)
+@_plant("vote before fsync", 17)
 def _vote_before_fsync() -> Iterator[None]:
     calls = 0
     real = GroupCommit.advance
@@ -98,7 +98,7 @@ def _promise_to_two() -> Iterator[None]:
         yield
 
 
-@_plant("votes of other terms counted", 42)
+@_plant("votes of other terms counted", 426)
 def _votes_of_other_terms() -> Iterator[None]:
     real = Sequencer.vote
 
@@ -110,7 +110,7 @@ def _votes_of_other_terms() -> Iterator[None]:
         yield
 
 
-@_plant("acknowledged before durable", 43)
+@_plant("acknowledged before durable", 84)
 def _acknowledged_early() -> Iterator[None]:
     with patch.object(Durability, "is_on", lambda self, state, shard, ts: True):
         yield
@@ -132,7 +132,7 @@ def _one_vote() -> Iterator[None]:
         yield
 
 
-@_plant("abort told early", 1001)
+@_plant("abort told early", 21)
 def _abort_told_early() -> Iterator[None]:
     async def find_out(self: Transactions, txn_id: bytes, *_: Any) -> Outcome:
         return Outcome(txn_id, 0, 0, "invalid_argument", "nobody answered")
@@ -177,7 +177,7 @@ def _reads_above_stable() -> Iterator[None]:
         yield
 
 
-@_plant("visibility off by one", 1001)
+@_plant("visibility off by one", 3)
 def _visibility() -> Iterator[None]:
     real = GrowingSegment.row_at
 

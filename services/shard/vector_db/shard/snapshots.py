@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
+import structlog
+
 from vector_db.common.core.messages import (
     SnapshotBytes,
     SnapshotRead,
@@ -42,6 +44,7 @@ class Snapshots:
         self._clock = clock
         self._executor = executor
         self._made = itertools.count(1)
+        self._log = structlog.get_logger("vector_db.shard").bind(worker=participant.worker)
         self._kept: dict[str, tuple[OutgoingShard, float]] = {}
 
     def __len__(self) -> int:
@@ -69,6 +72,12 @@ class Snapshots:
         except DiskFull as full:
             self._give_back(name)
             raise Unavailable("the disk of the shard worker is full") from full
+        except OSError as error:
+            # Nothing here has to be durable, and who copies verifies it. Where the disk is failing,
+            # the next sync of the WAL ends this process.
+            self._give_back(name)
+            self._log.error("a shard is not set aside", shard=request.shard, error=repr(error))
+            raise Unavailable(f"the disk of the shard worker refuses: {error}") from error
         except BaseException:
             self._give_back(name)
             raise
