@@ -12,6 +12,7 @@ import pytest
 from tests.support.memory_bus import MemoryBus
 from tests.support.virtual_time import run
 from vector_db.common.model.errors import TooManyRequests
+from vector_db.gateway.bounds import PAUSE_S_MAX, SLOT_TIMEOUT_S
 from vector_db.gateway.core.admission import (
     LIMIT_MAX,
     LIMIT_MIN,
@@ -20,7 +21,7 @@ from vector_db.gateway.core.admission import (
     SMALL_BYTES_MAX,
     Admission,
 )
-from vector_db.gateway.transactions import PAUSE_S_MAX, SLOT_TIMEOUT_S, Transactions
+from vector_db.gateway.transactions import Transactions
 
 
 def ended(admission: Admission, took_s: float, now_s: float, size_bytes: int = 1) -> int:
@@ -32,9 +33,9 @@ def ended(admission: Admission, took_s: float, now_s: float, size_bytes: int = 1
 
 @contextlib.asynccontextmanager
 async def slot(transactions: Transactions) -> AsyncIterator[None]:
-    since_s = await transactions.take_slot()
+    since_s = await transactions.bounds.take_slot()
     yield
-    transactions.give_slot(since_s, 1)
+    transactions.bounds.give_slot(since_s, 1)
 
 
 def test_slow_answers_lower_the_limit_and_quick_ones_raise_it_again() -> None:
@@ -61,10 +62,10 @@ def test_nothing_is_tried_again_sooner_than_decisions_come() -> None:
     async def paused(took_s: float) -> float:
         transactions = Transactions(MemoryBus(), "g", Random(1))
         for _ in range(50):
-            transactions._admission.begin()
-            transactions._admission.end(took_s, 1, 0.0)
+            transactions.bounds.admission.begin()
+            transactions.bounds.admission.end(took_s, 1, 0.0)
         started = asyncio.get_running_loop().time()
-        await transactions.pause(0)
+        await transactions.bounds.pause(0)
         return asyncio.get_running_loop().time() - started
 
     assert run(paused(0.001)) < 0.01
@@ -75,7 +76,7 @@ def test_nothing_is_tried_again_sooner_than_decisions_come() -> None:
 def test_transactions_beyond_the_limit_wait_in_their_order() -> None:
     async def load() -> None:
         transactions = Transactions(MemoryBus(), "g", Random(1))
-        transactions._admission.limit = 2.0
+        transactions.bounds.admission.limit = 2.0
         sent: list[int] = []
         decided = [asyncio.Event() for _ in range(5)]
 
@@ -96,7 +97,7 @@ def test_transactions_beyond_the_limit_wait_in_their_order() -> None:
             event.set()
         await asyncio.gather(*writes, return_exceptions=True)
         assert sent == [0, 1, 3, 4]
-        assert transactions._admission.in_flight == 0
+        assert transactions.bounds.admission.in_flight == 0
 
     run(load())
 
@@ -104,7 +105,7 @@ def test_transactions_beyond_the_limit_wait_in_their_order() -> None:
 def test_a_place_that_does_not_come_in_time_is_a_clear_error() -> None:
     async def load() -> None:
         transactions = Transactions(MemoryBus(), "g", Random(1))
-        transactions._admission.limit = 1.0
+        transactions.bounds.admission.limit = 1.0
         async with slot(transactions):
             started = asyncio.get_running_loop().time()
             with pytest.raises(TooManyRequests, match="over 1 undecided transactions"):
@@ -112,6 +113,6 @@ def test_a_place_that_does_not_come_in_time_is_a_clear_error() -> None:
                     pass
             assert asyncio.get_running_loop().time() - started == pytest.approx(SLOT_TIMEOUT_S)
         async with slot(transactions):
-            assert transactions._admission.in_flight == 1
+            assert transactions.bounds.admission.in_flight == 1
 
     run(load())

@@ -331,7 +331,7 @@ def test_a_large_statement_is_sent_in_bounded_amounts() -> None:
 
         def watch() -> None:
             nonlocal most
-            taken = cluster.gateways[0].transactions._unacked
+            taken = cluster.gateways[0].transactions.bounds._unacked
             most = max(most, *taken.values(), 0)
 
         cluster.on_stage = watch

@@ -41,12 +41,12 @@ from vector_db.common.model.errors import (
 from vector_db.common.model.ids import make_ts
 from vector_db.common.model.limits import UNACKED_BYTES_PER_SHARD_MAX
 from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_ids
+from vector_db.gateway.bounds import ROOM_TIMEOUT_S
 from vector_db.gateway.cluster import MEMBER_TIMEOUT_S, ClusterView
 from vector_db.gateway.core.partition import Routed, ShardPart
 from vector_db.gateway.transactions import (
     AGAIN_AFTER_S,
     RETRIES_MAX,
-    ROOM_TIMEOUT_S,
     TXN_TIMEOUT_S,
     UNKNOWN_AFTER_S,
     Committed,
@@ -611,7 +611,7 @@ def test_what_was_sent_is_seen_through_though_its_client_has_left() -> None:
 
 def test_a_write_that_waits_is_not_sent_for_a_client_that_has_left() -> None:
     async def test(world: World) -> None:
-        world.transactions._admission.limit = 1.0
+        world.transactions.bounds.admission.limit = 1.0
         first, second = begin(world), begin(world)
         await turns()
         second.cancel()

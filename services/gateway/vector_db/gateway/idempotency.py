@@ -126,7 +126,7 @@ class IdempotentWrites:
                 # Another writer was first, perhaps with this very key: look at a newer snapshot.
                 if retry == RETRIES_MAX:
                     raise
-                await self._transactions.pause(retry)
+                await self._transactions.bounds.pause(retry)
         raise Conflict("lost against other transactions")
 
     async def look(self, key: Idempotency, floor_ts: int = 0) -> Known:
@@ -153,7 +153,7 @@ class IdempotentWrites:
                 return known.answer
             if known.snapshot_ts > before.snapshot_ts and retry:
                 return None
-            await self._transactions.pause(retry)
+            await self._transactions.bounds.pause(retry)
         return None
 
     def row(self, known: Known, key: Idempotency, count: int, commit_ts: int = 0) -> Upsert:

@@ -145,9 +145,9 @@ class Settlement:
         reads = await self._reads(token)
         shards = tuple(sorted({*token.staged, *reads, *along.parts}))
         await self._transactions.check_reachable(shards)
-        since_s = await self._transactions.take_slot()
+        since_s = await self._transactions.bounds.take_slot()
         if self._transactions.expects(token.txn_id):
-            self._transactions.give_slot(since_s, 0)
+            self._transactions.bounds.give_slot(since_s, 0)
             return await self._find_out(token, token.deadline_ms)
         told = self._transactions.expect(token.txn_id)
         return await self._transactions.settled(
@@ -180,7 +180,7 @@ class Settlement:
                 with contextlib.suppress(Unavailable):
                     await self._publish(token, shards, along, reads, deadline_ms)
         finally:
-            self._transactions.give_slot(since_s, 0)
+            self._transactions.bounds.give_slot(since_s, 0)
             self._transactions.forget(token.txn_id)
         if outcome is None:
             return await self._find_out(token, deadline_ms)

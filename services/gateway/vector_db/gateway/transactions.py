@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import Any, TypeVar
@@ -22,13 +21,11 @@ from vector_db.common.model.errors import (
     Conflict,
     NotFound,
     OutcomeUnknown,
-    TooManyRequests,
     Unavailable,
     VectorDBError,
     error_from_code,
 )
 from vector_db.common.model.ids import make_txn_id
-from vector_db.common.model.limits import UNACKED_BYTES_PER_SHARD_MAX
 from vector_db.common.model.rows import chunks_checksum
 from vector_db.common.ports import (
     Bus,
@@ -37,26 +34,22 @@ from vector_db.common.ports import (
     NoResponders,
     Subscription,
 )
+from vector_db.gateway.bounds import Bounds
 from vector_db.gateway.cluster import ClusterView
-from vector_db.gateway.core.admission import SMALL_BYTES_MAX, Admission
-from vector_db.gateway.core.partition import Routed, ShardPart
+from vector_db.gateway.core.admission import SMALL_BYTES_MAX
+from vector_db.gateway.core.partition import Routed
 from vector_db.gateway.turns import Turns
 
 TXN_TIMEOUT_S = 10.0
-ROOM_TIMEOUT_S = 5.0
-SLOT_TIMEOUT_S = 5.0
 AGAIN_AFTER_S = (2.0, 2.0, 2.0, 2.0)
 """A transaction of which nothing was heard is sent again after so long, and so on: a log may be
 without a leader for most of the time that a transaction has."""
-PAUSE_S_MAX = 1.0
 HEARD_TIMEOUT_S = 1.0
 STATUS_PAUSE_S = 0.2
 STATUS_TIMEOUT_S = 2.0
 UNKNOWN_AFTER_S = 5.0
 """How long past the deadline the outcome is asked for before it is said to be unknown."""
 RETRIES_MAX = 12
-BACKOFF_S = (0.002, 0.2)
-"""Pauses before retries, doubling; and none is shorter than decisions take just now."""
 
 
 T = TypeVar("T")
@@ -78,12 +71,9 @@ class Transactions:
         self._gateway = gateway
         self._log = structlog.get_logger("vector_db.gateway")
         self._waiting: dict[bytes, asyncio.Future[Outcome | None]] = {}
-        self._unacked: dict[int, int] = {}
-        self._room = asyncio.Condition()
-        self._admission = Admission()
+        self.bounds = Bounds(self._random)
         self.turns = Turns()
         """Whoever waits for a row of which a write is undecided."""
-        self._queue: deque[asyncio.Future[None]] = deque()
         self._settling: set[asyncio.Task[Any]] = set()
         self._subscription: Subscription | None = None
 
@@ -148,57 +138,6 @@ class Transactions:
         """Nobody waits for this outcome any more."""
         self._waiting.pop(txn_id, None)
 
-    async def take_slot(self) -> float:
-        """A place among the undecided transactions, in the order of arrival: the time it was had.
-        `give_slot` it once the transaction is decided, or given up.
-
-        :raises TooManyRequests: none within `SLOT_TIMEOUT_S`.
-        """
-        loop = asyncio.get_running_loop()
-        if self._queue or not self._admission.has_room():
-            turn: asyncio.Future[None] = loop.create_future()
-            self._queue.append(turn)
-            try:
-                await asyncio.wait_for(turn, SLOT_TIMEOUT_S)
-            except TimeoutError:
-                raise TooManyRequests(
-                    f"over {int(self._admission.limit)} undecided transactions of this gateway"
-                ) from None
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._admission.in_flight -= 1
-                    self._next_turns()
-                raise
-        else:
-            self._admission.begin()
-        return loop.time()
-
-    def give_slot(self, since_s: float, size_bytes: int) -> None:
-        """A transaction of so many bytes is not undecided any more."""
-        now_s = asyncio.get_running_loop().time()
-        self._admission.end(now_s - since_s, size_bytes, now_s)
-        self._next_turns()
-
-    def _next_turns(self) -> None:
-        while self._queue and (self._queue[0].done() or self._admission.has_room()):
-            turn = self._queue.popleft()
-            if not turn.done():
-                self._admission.begin()
-                turn.set_result(None)
-
-    @contextlib.asynccontextmanager
-    async def room(self, shard: int, size_bytes: int) -> AsyncIterator[None]:
-        """Room for so many unconfirmed bytes to one shard, while the block runs.
-
-        :raises TooManyRequests: none within `ROOM_TIMEOUT_S`.
-        """
-        parts = {shard: ShardPart(shard, size_bytes=size_bytes)}
-        await self._take_room(parts)
-        try:
-            yield
-        finally:
-            await self._give_room(parts)
-
     # --- commit -----------------------------------------------------------------------------------
 
     async def commit(
@@ -224,7 +163,7 @@ class Transactions:
                 late = loop.time() >= until or retry == RETRIES_MAX
                 if based or late or error.details.get("final"):
                     raise
-                await self.pause(retry)
+                await self.bounds.pause(retry)
         raise Conflict("lost against other transactions")
 
     async def _overtaken(self, routed: Routed) -> bool:
@@ -234,15 +173,9 @@ class Transactions:
             await self._view.caught_up()
         return self._view.catalog_ts != routed.catalog_ts
 
-    async def pause(self, retry: int) -> None:
-        """Before the next try: whatever stood in the way has to be decided first."""
-        backoff_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
-        pause_s = max(backoff_s, min(self._admission.pace_s, PAUSE_S_MAX))
-        await asyncio.sleep(pause_s * (0.5 + self._random.random()))
-
     async def _once(self, routed: Routed, mode: str, snapshot_ts: int) -> Committed:
         await self.check_reachable(routed.parts)
-        since_s = await self.take_slot()
+        since_s = await self.bounds.take_slot()
         return await self.settled(self._in_slot(routed, mode, snapshot_ts, since_s))
 
     async def _in_slot(
@@ -251,7 +184,7 @@ class Transactions:
         try:
             return await self._sent(routed, mode, snapshot_ts)
         finally:
-            self.give_slot(since_s, sum(part.size_bytes for part in routed.parts.values()))
+            self.bounds.give_slot(since_s, sum(part.size_bytes for part in routed.parts.values()))
 
     async def settled(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` gives; it goes on when whoever waits for it has left. What was sent is in the
@@ -268,7 +201,8 @@ class Transactions:
 
     async def _sent(self, routed: Routed, mode: str, snapshot_ts: int) -> Committed:
         view, parts = self._view, routed.parts
-        await self._take_room(parts)
+        sizes = {shard: part.size_bytes for shard, part in parts.items()}
+        await self.bounds.take_room(sizes)
         deadline_ms = view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
         term = view.term
         txn_id = self.new_id(term, deadline_ms)
@@ -285,7 +219,7 @@ class Transactions:
                 outcome = await self._find_out(txn_id, term, tuple(parts), deadline_ms)
         finally:
             self.forget(txn_id)
-            await self._give_room(parts)
+            await self.bounds.give_room(sizes)
         if outcome.commit_ts:
             return Committed(outcome.commit_ts, outcome.deleted)
         raise error_from_code(outcome.reason, outcome.detail or "aborted", {})
@@ -420,41 +354,3 @@ class Transactions:
             if found is None or answer.state == "pending":
                 found = answer
         return found
-
-    # --- bounded bytes in flight ------------------------------------------------------------------
-
-    async def _take_room(self, parts: dict[int, ShardPart]) -> None:
-        """Wait for room at every shard; a write alone at its shard always has room.
-
-        :raises TooManyRequests: none within `ROOM_TIMEOUT_S`.
-        """
-        if self._fits(parts):
-            self._reserve(parts)
-            return
-        async with self._room:
-            try:
-                await asyncio.wait_for(
-                    self._room.wait_for(lambda: self._fits(parts)), ROOM_TIMEOUT_S
-                )
-            except TimeoutError:
-                raise TooManyRequests(
-                    f"over {UNACKED_BYTES_PER_SHARD_MAX} unacknowledged bytes to a shard"
-                ) from None
-            self._reserve(parts)
-
-    def _fits(self, parts: dict[int, ShardPart]) -> bool:
-        for shard, part in parts.items():
-            taken = self._unacked.get(shard, 0)
-            if taken and taken + part.size_bytes > UNACKED_BYTES_PER_SHARD_MAX:
-                return False
-        return True
-
-    def _reserve(self, parts: dict[int, ShardPart]) -> None:
-        for shard, part in parts.items():
-            self._unacked[shard] = self._unacked.get(shard, 0) + part.size_bytes
-
-    async def _give_room(self, parts: dict[int, ShardPart]) -> None:
-        for shard, part in parts.items():
-            self._unacked[shard] -= part.size_bytes
-        async with self._room:
-            self._room.notify_all()
