@@ -229,7 +229,9 @@ class Load:
             cursor = page["cursor"]
             if cursor is None:
                 break
-        count = call(f"{url}/count", {"consistency": {"at_least": token}})["count"]
+        # At that very snapshot: a batch that its client gave up may be decided meanwhile.
+        then = {"consistency": {"as_of": page["snapshot_ts"]}}
+        count = call(f"{url}/count", then)["count"]
         if count != len(found):
             raise Lost(f"count says {count}, the scroll found {len(found)}")
         return found
