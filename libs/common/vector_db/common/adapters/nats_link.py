@@ -81,7 +81,6 @@ class NatsLink:
         self.on_reconnect: list[Callable[[], None]] = []
         self._client = client
         self._up = asyncio.Event()
-        self._down = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._inbox = f"{client.new_inbox()}."
         self._answers: dict[str, _Answer] = {}
@@ -145,10 +144,6 @@ class NatsLink:
     async def wait_connected(self) -> None:
         """Until the connection stands."""
         await self._up.wait()
-
-    async def wait_lost(self) -> None:
-        """Until the connection does not stand."""
-        await self._down.wait()
 
     def bytes_moved(self) -> int:
         """Bytes sent and received since the beginning."""
@@ -347,13 +342,11 @@ class NatsLink:
 
     async def _lost(self) -> None:
         self._up.clear()
-        self._down.set()
         self._fail_answers("the connection was lost")
         for hook in self.on_disconnect:
             hook()
 
     async def _found(self) -> None:
-        self._down.clear()
         self._up.set()
         for hook in self.on_reconnect:
             hook()

@@ -8,6 +8,7 @@ with much on its way, are given more time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Protocol
 
 import structlog
@@ -31,8 +32,6 @@ class Watched(Protocol):
 
     async def wait_connected(self) -> None: ...
 
-    async def wait_lost(self) -> None: ...
-
     async def barrier(self, timeout_s: float) -> None: ...
 
     def bytes_moved(self) -> int:
@@ -45,17 +44,14 @@ class Watched(Protocol):
 async def watch(link: Watched) -> None:
     """Until cancelled: drop the connection whenever its server has been silent for too long."""
     while True:
+        # Before each probe: one that fails at once, while a loss is not told yet, must not be made
+        # again at once.
+        await asyncio.sleep(PROBE_EVERY_S)
         await link.wait_connected()
-        try:
+        with contextlib.suppress(BusUnavailable):  # lost meanwhile, and found out by nats-py
             if await _is_silent(link):
                 logger.warning("the NATS server does not answer, another one is used", url=link.url)
                 link.abort()
-                await link.wait_lost()
-                continue
-        except BusUnavailable:
-            # Lost meanwhile, and found out by nats-py.
-            continue
-        await asyncio.sleep(PROBE_EVERY_S)
 
 
 async def _is_silent(link: Watched) -> bool:
