@@ -319,7 +319,7 @@ def _newest_generation() -> Iterator[None]:
         yield
 
 
-@_plant("writes are not mirrored", 23)
+@_plant("writes are not mirrored", 126)
 def _not_mirrored() -> Iterator[None]:
     real = Entries.__init__
 

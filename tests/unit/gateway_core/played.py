@@ -100,7 +100,7 @@ class Gateway:
         self.transactions = Transactions(cluster.bus, name, Random(name))
         self.view = ClusterView(cluster.bus, LoopClock(), self.transactions.on_outcome)
         reader = Reader(cluster.bus, self.view)
-        self.copier = Copier(cluster.bus, self.view, self.transactions, reader, Random(name))
+        self.copier = Copier(cluster.bus, self.view, self.transactions, reader)
         self.database = Database(
             cluster.bus, self.view, self.transactions, reader, Limits(), 3, config, Random(name)
         )

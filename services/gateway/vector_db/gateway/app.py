@@ -46,7 +46,7 @@ class GatewayService:
             runtime.random,
         )
         self._idempotent = database.idempotent
-        self._copier = Copier(runtime.bus, self._view, self._transactions, reader, runtime.random)
+        self._copier = Copier(runtime.bus, self._view, self._transactions, reader)
         server = config.server
         key = server.api_key.get_secret_value() if server.api_key and server.auth_required else None
         meters = GatewayMetrics(runtime.metrics)

@@ -82,23 +82,22 @@ class Bounds:
     # --- bytes ------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def room(self, shard: int, size_bytes: int) -> AsyncIterator[None]:
-        """Room for so many unconfirmed bytes to one shard, while the block runs.
+    async def room(self, sizes: Mapping[int, int]) -> AsyncIterator[None]:
+        """Room for so many unconfirmed bytes at each shard, while the block runs; a write alone at
+        its shard has it.
 
         :raises TooManyRequests: none within `ROOM_TIMEOUT_S`.
         """
-        sizes = {shard: size_bytes}
-        await self.take_room(sizes)
+        await self._take_room(sizes)
         try:
             yield
         finally:
-            await self.give_room(sizes)
+            for shard, size_bytes in sizes.items():
+                self._unacked[shard] -= size_bytes
+            async with self._room:
+                self._room.notify_all()
 
-    async def take_room(self, sizes: Mapping[int, int]) -> None:
-        """Wait for room for so many bytes at each shard; a write alone at its shard has it.
-
-        :raises TooManyRequests: none within `ROOM_TIMEOUT_S`.
-        """
+    async def _take_room(self, sizes: Mapping[int, int]) -> None:
         if self._fits(sizes):
             self._reserve(sizes)
             return
@@ -123,10 +122,3 @@ class Bounds:
     def _reserve(self, sizes: Mapping[int, int]) -> None:
         for shard, size_bytes in sizes.items():
             self._unacked[shard] = self._unacked.get(shard, 0) + size_bytes
-
-    async def give_room(self, sizes: Mapping[int, int]) -> None:
-        """They are not unconfirmed any more."""
-        for shard, size_bytes in sizes.items():
-            self._unacked[shard] -= size_bytes
-        async with self._room:
-            self._room.notify_all()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from random import Random
 
 import numpy as np
 
@@ -28,7 +27,6 @@ from vector_db.gateway.transactions import Transactions
 PAGE_BYTES_MAX = 1024 * 1024
 """Vectors and metadata that one transaction copies: writers of its rows wait for it."""
 RETRIES_MAX = 8
-BACKOFF_S = (0.005, 0.2)
 
 
 class Copier:
@@ -40,13 +38,11 @@ class Copier:
         view: ClusterView,
         transactions: Transactions,
         reader: Reader,
-        random: Random,
     ) -> None:
         self._bus = bus
         self._view = view
         self._transactions = transactions
         self._reader = reader
-        self._random = random
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
@@ -87,8 +83,7 @@ class Copier:
                     raise
                 # Fewer rows are seldom written all.
                 rows_max = max(1, rows_max // 2)
-                pause_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2**retry)
-                await asyncio.sleep(pause_s * (0.5 + self._random.random()))
+                await self._transactions.bounds.pause(retry)
         if reply.done:
             await self._compare(source, target)
         # What was read after another switch was of other generations.

@@ -92,6 +92,10 @@ class Reader:
         _, reply = await self._replicas.ask(replicas, message, kind)
         return reply
 
+    async def _then(self, collection: Collection, snapshot_ts: int, filling: bool) -> Collection:
+        """The generation that is read: the one that serves the snapshot, or this very one."""
+        return collection if filling else await self._view.generation(collection, snapshot_ts)
+
     async def _rerouted(self, read: Callable[[], Awaitable[T]]) -> T:
         """A read; once more whenever nobody answers it by a placement that is not the newest, or
         it is of a generation that ended before that was known here.
@@ -266,10 +270,7 @@ class Reader:
         generation, which is being filled."""
 
         async def fetch() -> RowsReply:
-            if filling:
-                then = collection
-            else:
-                then = await self._view.generation(collection, snapshot_ts)
+            then = await self._then(collection, snapshot_ts, filling)
             return await self._fetch(then, ids, snapshot_ts, include_vectors, overlay, filling)
 
         return await self._rerouted(fetch)
@@ -318,10 +319,7 @@ class Reader:
         """Visible rows that match; `filling`: of this very generation, which is being filled."""
 
         async def count() -> int:
-            if filling:
-                then = collection
-            else:
-                then = await self._view.generation(collection, snapshot_ts)
+            then = await self._then(collection, snapshot_ts, filling)
             return await self._count(then, snapshot_ts, filter, overlay, filling)
 
         return await self._rerouted(count)

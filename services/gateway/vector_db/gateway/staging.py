@@ -77,7 +77,7 @@ class Stager:
         """Send some chunks behind `at`, and return once they are confirmed."""
         until = asyncio.get_running_loop().time() + CONFIRM_TIMEOUT_S
         after = StagedAt(at.chunks + len(group), chunks_checksum(group, at.crc))
-        async with self._transactions.bounds.room(shard, size_bytes):
+        async with self._transactions.bounds.room({shard: size_bytes}):
             missing = True
             while True:
                 if self._view.term > token.term:

@@ -200,29 +200,33 @@ class Transactions:
             task.exception()  # who waits has it; nobody else needs it
 
     async def _sent(self, routed: Routed, mode: str, snapshot_ts: int) -> Committed:
-        view, parts = self._view, routed.parts
-        sizes = {shard: part.size_bytes for shard, part in parts.items()}
-        await self.bounds.take_room(sizes)
-        deadline_ms = view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
-        term = view.term
-        txn_id = self.new_id(term, deadline_ms)
-        try:
-            future = self.expect(txn_id)
-
-            async def publish() -> None:
-                await self._publish(txn_id, term, routed, mode, snapshot_ts, deadline_ms)
-
-            await publish()
-            small = sum(part.size_bytes for part in parts.values()) <= SMALL_BYTES_MAX
-            outcome = await self._told(future, publish if small else None)
-            if outcome is None:
-                outcome = await self._find_out(txn_id, term, tuple(parts), deadline_ms)
-        finally:
-            self.forget(txn_id)
-            await self.bounds.give_room(sizes)
+        sizes = {shard: part.size_bytes for shard, part in routed.parts.items()}
+        async with self.bounds.room(sizes):
+            outcome = await self._outcome(routed, mode, snapshot_ts, sum(sizes.values()))
         if outcome.commit_ts:
             return Committed(outcome.commit_ts, outcome.deleted)
         raise error_from_code(outcome.reason, outcome.detail or "aborted", {})
+
+    async def _outcome(
+        self, routed: Routed, mode: str, snapshot_ts: int, size_bytes: int
+    ) -> Outcome:
+        view = self._view
+        deadline_ms = view.wall_ms() + int(TXN_TIMEOUT_S * 1000)
+        term = view.term
+        txn_id = self.new_id(term, deadline_ms)
+
+        async def publish() -> None:
+            await self._publish(txn_id, term, routed, mode, snapshot_ts, deadline_ms)
+
+        try:
+            future = self.expect(txn_id)
+            await publish()
+            outcome = await self._told(future, publish if size_bytes <= SMALL_BYTES_MAX else None)
+            if outcome is None:
+                outcome = await self._find_out(txn_id, term, tuple(routed.parts), deadline_ms)
+            return outcome
+        finally:
+            self.forget(txn_id)
 
     async def _told(
         self, future: asyncio.Future[Outcome | None], again: Callable[[], Awaitable[None]] | None

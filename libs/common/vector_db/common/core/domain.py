@@ -6,6 +6,8 @@ do.
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import msgspec
 
 from vector_db.common.core.messages import (
@@ -51,7 +53,9 @@ class DomainState(msgspec.Struct, frozen=True):
 
     def generations(self, name: str) -> tuple[Collection, ...]:
         """All generations of the collection of that name, the oldest first."""
-        return tuple(sorted((c for c in self.collections.values() if c.name == name), key=_age))
+        return tuple(
+            sorted((c for c in self.collections.values() if c.name == name), key=attrgetter("id"))
+        )
 
     def successor(self, collection_id: int) -> Collection | None:
         """The generation that is being filled to take this one's place."""
@@ -147,7 +151,3 @@ class DomainState(msgspec.Struct, frozen=True):
         """Whether `workers` hold a majority of the replicas of `shard`."""
         replicas = self.replicas.get(shard, ())
         return bool(replicas) and len(workers.intersection(replicas)) >= majority(len(replicas))
-
-
-def _age(collection: Collection) -> int:
-    return collection.id
