@@ -20,7 +20,8 @@ from typing import Any
 from bench.common import BenchError
 from bench.memory import bytes_on_disk, memory_of
 from tests.support.meshes import Mesh
-from tests.support.processes import Service, free_ports
+from tests.support.ports import free_ports
+from tests.support.processes import Service
 from vector_db.common.adapters.nats_server import NatsServer
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.processes import clean_environment, free_ports
+from tests.support.ports import free_ports
+from tests.support.processes import clean_environment
 
 ROOT = Path(__file__).parents[2]
 

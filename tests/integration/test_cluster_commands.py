@@ -16,7 +16,8 @@ import pytest
 
 from tests.support.load import Load, rows_of
 from tests.support.meshes import Mesh, running_mesh
-from tests.support.processes import Service, clean_environment, free_ports
+from tests.support.ports import free_ports
+from tests.support.processes import Service, clean_environment
 from vector_db_client import Cluster, VectorDatabaseClient
 
 SHARDS = 6

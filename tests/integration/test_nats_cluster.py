@@ -16,7 +16,7 @@ from tests.integration.bus_kit import LOG, WAIT_S, Tail, answer_term, fill, numb
 from tests.mesh.links import HOST, Weather
 from tests.mesh.proxy import Proxy
 from tests.support.nats_cluster import NatsCluster
-from tests.support.processes import free_ports
+from tests.support.ports import free_ports
 from vector_db.common.adapters import nats_bus, nats_tail
 from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.core.messages import StrongReply

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import clean_environment, free_ports
+from tests.support.ports import free_ports
+from tests.support.processes import clean_environment
 
 START_S_MAX = 60.0
 

@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import call, free_ports
+from tests.support.ports import free_ports
+from tests.support.processes import call
 from vector_db.common.adapters.nats_link import NatsLink
 from vector_db.common.adapters.nats_server import NatsServer
 from vector_db.common.ports import BusTimeout, BusUnavailable

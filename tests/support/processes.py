@@ -1,7 +1,7 @@
 """Real processes of the product for tests: the whole of it in one, or each service on its own.
 
-Every process listens on 127.0.0.1 on ports that were free just before, and is ended by the id of
-its process group, with the broker that it started.
+Every process listens on 127.0.0.1 on ports of its own, and is ended by the id of its process group,
+with the broker that it started.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,16 +20,11 @@ from typing import Any
 
 import orjson
 
+from tests.support.ports import free_ports
+
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 ARROW = "application/vnd.apache.arrow.stream"
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ports of 127.0.0.1 that nobody listens on now."""
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
@@ -138,8 +132,10 @@ class Service:
         :raises RuntimeError: it ended, or takes too long; with the end of its log.
         """
         until = time.monotonic() + READY_TIMEOUT_S
-        while not self.is_ready():
+        while True:
             ended = self.process is None or self.process.poll() is not None
+            if not ended and self.is_ready():
+                return
             if ended or time.monotonic() > until:
                 self.kill()
                 said = "ended" if ended else "is not ready"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.processes import free_ports
+from tests.support.ports import free_ports
 from tests.unit.client.fake_gateway import FakeGateway
 from vector_db_client import (
     AsyncVectorDatabaseClient,

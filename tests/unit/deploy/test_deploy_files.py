@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.support.processes import free_ports
+from tests.support.ports import free_ports
 from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.adapters.nats_server import find_binary
 from vector_db.common.core.messages import ConfirmRequest
