@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,6 +167,36 @@ def test_the_status_of_a_mesh(mesh: Mesh) -> None:
     wait_standing(mesh.coordinator, (2, 0, 2, 0, 0, 0, 1))
 
 
+class Screen:
+    """What a process shows on its terminal. It is read all the time, for a process whose terminal
+    takes nothing more stands still."""
+
+    def __init__(self, master: int) -> None:
+        self._master = master
+        self._shown = b""
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        # The terminal of a process that ended cannot be read.
+        with contextlib.suppress(OSError):
+            while more := os.read(self._master, 65536):
+                with self._news:
+                    self._shown += more
+                    self._news.notify()
+
+    def wait_for(self, text: bytes, times: int = 1) -> None:
+        """Until so many of `text` were shown."""
+        with self._news:
+            assert self._news.wait_for(lambda: self._shown.count(text) >= times, 30), self._shown
+
+    def close(self) -> None:
+        """After the process has ended."""
+        self._thread.join()
+        os.close(self._master)
+
+
 def test_status_is_watched_on_a_terminal_until_ctrl_c(mesh: Mesh) -> None:
     master, terminal = pty.openpty()
     watching = subprocess.Popen(
@@ -173,24 +205,24 @@ def test_status_is_watched_on_a_terminal_until_ctrl_c(mesh: Mesh) -> None:
         stdin=terminal,
         stdout=terminal,
         stderr=subprocess.PIPE,
+        # A shell that runs the tests in the background has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(terminal)
+    screen = Screen(master)
     try:
-        shown = b""
-        while shown.count(b"Workers") < 3:
-            shown += os.read(master, 65536)
+        screen.wait_for(b"Workers", 3)
         mesh.add_shard()
-        while b"z1" not in shown:
-            shown += os.read(master, 65536)
+        screen.wait_for(b"z1")
         # A gateway that is away for a moment is told, and the watch goes on.
         mesh.gateway.kill()
-        while b"no newer answer" not in shown:
-            shown += os.read(master, 65536)
+        screen.wait_for(b"no newer answer")
         watching.send_signal(signal.SIGINT)
         _, said = watching.communicate(timeout=20)
     finally:
         watching.kill()
-        os.close(master)
+        watching.communicate()
+        screen.close()
     assert (watching.returncode, said) == (0, b"vector-db: stopped watching\n")
 
 
