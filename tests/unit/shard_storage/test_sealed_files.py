@@ -95,11 +95,24 @@ def test_a_newer_format_is_refused_as_such(
 ) -> None:  # fmt: skip
     with pytest.raises(NewerFormat, match="storage manifest: format 2"):
         Store.open(disk, options, manifest | {"format": 2}, [collection])
-    monkeypatch.setattr(table, "FORMAT_VERSION", 2)
-    write_table(disk, "newer.vdb", "segment", {}, {})
-    monkeypatch.undo()
-    with pytest.raises(NewerFormat, match=r"newer\.vdb: offset 4: format 2"):
+    monkeypatch.setitem(table.COLUMN_FORMATS, "later", 3)
+    write_table(disk, "newer.vdb", "segment", {}, {"later": np.empty(0)})
+    with pytest.raises(NewerFormat, match=r"newer\.vdb: offset 4: format 3"):
         Table(disk.root, "newer.vdb", "segment")
+
+
+def test_a_program_that_knows_no_versions_refuses_files_with_them_alone(
+    disk: PosixDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(disk, "plain.vdb", "segment", {}, {"begin_ts": np.arange(2)})
+    write_table(
+        disk, "copied.vdb", "segment", {}, {"begin_ts": np.arange(2), "versions": np.ones(2)}
+    )
+    assert Table(disk.root, "copied.vdb", "segment").has("versions")
+    monkeypatch.setattr(table, "FORMAT_VERSION", 1)
+    assert not Table(disk.root, "plain.vdb", "segment").has("versions")
+    with pytest.raises(NewerFormat, match=r"copied\.vdb: offset 4: format 2"):
+        Table(disk.root, "copied.vdb", "segment")
 
 
 def test_a_table_gives_back_its_columns_and_keeps_them_apart(disk: PosixDisk) -> None:

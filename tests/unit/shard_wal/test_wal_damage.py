@@ -6,13 +6,18 @@ The short log of these tests has the groups (1), (2, 3), (4, 5), each synced bef
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.shard_wal.memory_disk import MemoryDisk
+from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt
+from vector_db.shard.storage import recovery
+from vector_db.shard.storage.records import RecordType
+from vector_db.shard.storage.store import StoreOptions
 from vector_db.shard.storage.wal import Wal
 
 FILE_HEADER = 32
@@ -222,3 +227,13 @@ def test_no_power_cut_makes_a_log_unreadable_or_loses_what_was_synced(data: st.D
     acknowledged = [item for group in groups for item in group]
     assert found[: len(acknowledged)] == acknowledged
     assert found == [*acknowledged, *last][: len(found)]
+
+
+def test_a_record_of_a_newer_program_is_not_called_damage(tmp_path: Path) -> None:
+    disk = PosixDisk(tmp_path)
+    wal = recovery.recover(disk, StoreOptions()).wal
+    wal.append(max(RecordType) + 1, [b"later"])
+    wal.flush()
+    wal.close()
+    with pytest.raises(NewerFormat, match=r"wal: record 1 is of type 6, .* up to 5"):
+        recovery.recover(disk, StoreOptions())

@@ -13,7 +13,7 @@ import msgspec
 
 from vector_db.common.core.codec import decode
 from vector_db.common.core.messages import DecisionRecord, EnterReply, Prepare, Stage
-from vector_db.common.model.errors import StorageCorrupt
+from vector_db.common.model.errors import NewerFormat, StorageCorrupt
 from vector_db.common.model.rows import Buffer, RowBlock
 from vector_db.shard.storage.wal import Wal
 
@@ -21,7 +21,7 @@ _SEQ = struct.Struct("<Q")
 
 
 class RecordType(IntEnum):
-    """The `type` byte of a WAL record."""
+    """The `type` byte of a WAL record. A type that is not listed is of a newer program."""
 
     LOG = 1
     DECISIONS = 2
@@ -75,7 +75,13 @@ def parse(
     """(sequence, message), a promise, a loss, or where a worker that held nothing began.
 
     :raises StorageCorrupt: a record that passed its checksum holds something else; names the lsn.
+    :raises NewerFormat: a type of a newer program; names the lsn.
     """
+    if record_type > max(RecordType):
+        raise NewerFormat(
+            f"wal: record {lsn} is of type {record_type}, this program knows up to "
+            f"{max(RecordType)}"
+        )
     if record_type == RecordType.PROMISE:
         return msgspec.msgpack.decode(payload, type=PromiseRecord)
     if record_type == RecordType.LOST:

@@ -5,6 +5,9 @@ little-endian. The crc covers the twelve bytes before it and the header, which i
 to a multiple of 64; every column is padded with zeros to a multiple of 64 and its crc covers the
 padding too, so no byte of a file is outside a checksum.
 
+Version 2 is a file with a column that a reader must not leave out (`versions`), version 1 one
+without: whoever knows only version 1 refuses the file instead of answering without that column.
+
 Owns the invariant that no byte of a column is handed out before its checksum was verified.
 """
 
@@ -25,7 +28,9 @@ from vector_db.common.model.errors import NewerFormat, StorageCorrupt
 from vector_db.common.model.rows import Buffer
 from vector_db.common.ports import Disk
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+COLUMN_FORMATS = {"versions": 2}
+"""Columns that are not in each file of their kind, and the format that has them."""
 _MAGIC = b"VDBT"
 _PROLOGUE = struct.Struct("<4sHHI")
 _CRC = struct.Struct("<I")
@@ -95,7 +100,8 @@ def write_table(
     base = _START + len(header(10**15))
     base += len(_padding(base))
     text = header(base).ljust(base - _START)
-    prologue = _PROLOGUE.pack(_MAGIC, FORMAT_VERSION, 0, len(text))
+    version = max((COLUMN_FORMATS.get(column, 1) for column in columns), default=1)
+    prologue = _PROLOGUE.pack(_MAGIC, version, 0, len(text))
     parts: list[Buffer] = [prologue, _CRC.pack(crc32c(text, crc32c(prologue))), text]
     for buffer in buffers:
         parts += [buffer, _padding(len(buffer))]
