@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,7 +128,8 @@ def test_a_worker_is_drained_under_load_and_the_metrics_tell(mesh: Mesh) -> None
         assert drained.returncode == 0, drained.stderr
         assert drained.stdout.startswith(f"{victim} holds nothing (after ")
         lines = drained.stderr.splitlines()
-        assert lines[0].startswith(f"draining {victim}: 2 shards of 2 left")
+        # The first of them may have gone before the command looks for the first time.
+        assert re.match(rf"draining {victim}: ([12]) shards? of \1 left", lines[0])
         assert all(line.startswith(f"draining {victim}: ") for line in lines)
         after = wait_for(url, lambda cluster: True)
         assert after.held_by(victim) == ()
@@ -165,32 +169,63 @@ def test_the_status_of_a_mesh(mesh: Mesh) -> None:
     wait_standing(mesh.coordinator, (2, 0, 2, 0, 0, 0, 1))
 
 
+class Screen:
+    """A terminal that somebody watches: what is written to it is taken off, else its writer would
+    stand still once it is full."""
+
+    def __init__(self) -> None:
+        self._master, self.terminal = pty.openpty()
+        self._shown = b""
+        self._more = threading.Condition()
+        self._watching = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Screen:
+        self._watching.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Once nobody has the terminal open any more, or ever had."""
+        os.close(self.terminal)
+        self._watching.join()
+        os.close(self._master)
+
+    def _watch(self) -> None:
+        # At the end of its last writer Linux says EIO.
+        with contextlib.suppress(OSError):
+            while shown := os.read(self._master, 65536):
+                with self._more:
+                    self._shown += shown
+                    self._more.notify_all()
+
+    def wait_for(self, text: bytes, times: int = 1) -> None:
+        """Until it was shown so often."""
+        with self._more:
+            there = self._more.wait_for(lambda: self._shown.count(text) >= times, SETTLED_S_MAX)
+            assert there, (text, self._shown[-2000:])
+
+
 def test_status_is_watched_on_a_terminal_until_ctrl_c(mesh: Mesh) -> None:
-    master, terminal = pty.openpty()
-    watching = subprocess.Popen(
-        [*COMMAND, "status", "--watch", "--url", mesh.gateway.url],
-        env=clean_environment(TERM="xterm", COLUMNS="120", LINES="40"),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=subprocess.PIPE,
-    )
-    os.close(terminal)
-    try:
-        shown = b""
-        while shown.count(b"Workers") < 3:
-            shown += os.read(master, 65536)
-        mesh.add_shard()
-        while b"z1" not in shown:
-            shown += os.read(master, 65536)
-        # A gateway that is away for a moment is told, and the watch goes on.
-        mesh.gateway.kill()
-        while b"no newer answer" not in shown:
-            shown += os.read(master, 65536)
-        watching.send_signal(signal.SIGINT)
-        _, said = watching.communicate(timeout=20)
-    finally:
-        watching.kill()
-        os.close(master)
+    with (
+        Screen() as screen,
+        subprocess.Popen(
+            [*COMMAND, "status", "--watch", "--url", mesh.gateway.url],
+            env=clean_environment(TERM="xterm", COLUMNS="120", LINES="40"),
+            stdin=screen.terminal,
+            stdout=screen.terminal,
+            stderr=subprocess.PIPE,
+        ) as watching,
+    ):
+        try:
+            screen.wait_for(b"Workers", times=3)
+            mesh.add_shard()
+            screen.wait_for(b"z1")
+            # A gateway that is away for a moment is told, and the watch goes on.
+            mesh.gateway.kill()
+            screen.wait_for(b"no newer answer")
+            watching.send_signal(signal.SIGINT)
+            _, said = watching.communicate(timeout=20)
+        finally:
+            watching.kill()
     assert (watching.returncode, said) == (0, b"vector-db: stopped watching\n")
 
 

@@ -291,10 +291,11 @@ def test_a_takeover_voids_what_is_open_and_remembers_what_was_committed(tmp_path
 def test_an_expired_transaction_applies_nothing(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         one, _ = cluster.databases
-        opened = await one.begin("snapshot", 1.0)
+        # Time enough to write before it is over, also on a busy machine.
+        opened = await one.begin("snapshot", 2.0)
         transaction = one.resume(opened.token)
         await transaction.write([upsert("a")])
-        until = asyncio.get_running_loop().time() + 10
+        until = asyncio.get_running_loop().time() + 30
         while True:
             try:
                 await transaction.count("c", None, NOW)
