@@ -57,8 +57,8 @@ def as_float32(numbers: list[float]) -> bytes:
     return np.array(numbers, dtype=np.float32).tobytes()
 
 
-def rows_of(server: Service) -> dict[str, bytes]:
-    """Every row of the collection, by scrolling."""
+def rows_of(server: Service) -> tuple[dict[str, bytes], int]:
+    """Every row of the collection, by scrolling, and the snapshot that was read."""
     found: dict[str, bytes] = {}
     cursor: str | None = None
     while True:
@@ -69,7 +69,7 @@ def rows_of(server: Service) -> dict[str, bytes]:
         found |= {row["id"]: as_float32(row["dimensions"]) for row in page["vectors"]}
         cursor = page["cursor"]
         if cursor is None:
-            return found
+            return found, int(page["snapshot_ts"])
 
 
 def test_killed_in_the_middle_of_a_load_nothing_acknowledged_is_lost_and_no_batch_is_torn(
@@ -93,8 +93,9 @@ def test_killed_in_the_middle_of_a_load_nothing_acknowledged_is_lost_and_no_batc
             unknown += load.unknown
             server.start()
 
-            found = rows_of(server)
-            assert server.call("/v1/collections/c/count", {})["count"] == len(found)
+            found, snapshot_ts = rows_of(server)
+            then = {"consistency": {"as_of": snapshot_ts}}
+            assert server.call("/v1/collections/c/count", then)["count"] == len(found)
             lost = expected.keys() - found.keys()
             assert not lost, f"{len(lost)} acknowledged rows lost after kill {round_ + 1}"
             assert all(found[i] == v for i, v in expected.items()), "a row came back changed"

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.ports import free_ports
@@ -14,9 +16,11 @@ from tests.support.processes import clean_environment
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
+@contextmanager
+def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A demo and its HTTP port; whatever a test finds, it is ended."""
     http_port, grpc_port = free_ports(2)
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [
             sys.executable,
             "-m",
@@ -34,8 +38,11 @@ def start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    return child, http_port
+    ) as child:
+        try:
+            yield child, http_port
+        finally:
+            child.kill()
 
 
 def port_is_free(port: int) -> bool:
@@ -44,8 +51,8 @@ def port_is_free(port: int) -> bool:
 
 
 def test_without_serving_the_demo_shows_everything_and_ends_its_server() -> None:
-    child, port = start("--no-serve")
-    said, _ = child.communicate(timeout=120)
+    with started("--no-serve") as (child, port):
+        said, _ = child.communicate(timeout=120)
     assert child.returncode == 0, said
     assert "Loaded 5,000 entries" in said
     assert "loaf" in said
@@ -55,16 +62,16 @@ def test_without_serving_the_demo_shows_everything_and_ends_its_server() -> None
 
 
 def test_sigterm_ends_a_serving_demo_and_its_server_in_good_order() -> None:
-    child, port = start()
-    assert child.stdout is not None
-    said = ""
-    for line in child.stdout:
-        said += line
-        if line.startswith("Serving until"):
-            break
-    assert "Serving until" in said, said
-    assert not port_is_free(port)
-    child.send_signal(signal.SIGTERM)
-    rest, _ = child.communicate(timeout=60)
+    with started() as (child, port):
+        assert child.stdout is not None
+        said = ""
+        for line in child.stdout:
+            said += line
+            if line.startswith("Serving until"):
+                break
+        assert "Serving until" in said, said
+        assert not port_is_free(port)
+        child.send_signal(signal.SIGTERM)
+        rest, _ = child.communicate(timeout=60)
     assert child.returncode == 0, said + rest
     assert port_is_free(port)

@@ -292,14 +292,16 @@ def test_no_increment_is_lost_or_made_twice_when_the_server_is_killed(tmp_path: 
                 both = [
                     pool.submit(count_up, service.url, "counters", which, until) for which in (0, 1)
                 ]
-                while counted(client, "counters") < 100:
-                    assert not any(one.done() for one in both)
-                service.kill()
-                service.start()
-                after = counted(client, "counters")
-                while counted(client, "counters") == after:
-                    assert not any(one.done() for one in both)
-                until[0] = 0.0
+                try:
+                    while counted(client, "counters") < 100:
+                        assert not any(one.done() for one in both)
+                    service.kill()
+                    service.start()
+                    after = counted(client, "counters")
+                    while counted(client, "counters") == after:
+                        assert not any(one.done() for one in both)
+                finally:
+                    until[0] = 0.0
                 counts = [one.result() for one in both]
             committed = sum(count.committed for count in counts)
             unknown = sum(count.unknown for count in counts)
@@ -317,15 +319,17 @@ def test_a_large_insert_becomes_visible_at_once(
         for b in range(20)
     )
     seen: list[int] = []
-    done = threading.Event()
+    looked, done = threading.Event(), threading.Event()
 
     def watch() -> None:
         while not done.is_set():
             seen.append(other.count(collection=words.name, consistency="strong").count)
+            looked.set()
 
     watching = threading.Thread(target=watch)
     watching.start()
     try:
+        assert looked.wait(60)
         with client.transaction() as t:
             assert t.insert_stream(batches, collection=words.name).count == 20_000
             assert t.count(collection=words.name).count == 20_000

@@ -27,6 +27,16 @@ LOG = LogName("TEST_LOG", "test.log")
 WAIT_S = 10.0
 
 
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One server for tests that leave no log behind."""
+    server = NatsServer(tmp_path_factory.mktemp("nats_server"))
+    with asyncio.Runner() as runner:
+        runner.run(server.start())
+        yield server
+        runner.run(server.stop())
+
+
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     server = NatsServer(tmp_path / "nats")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from random import Random
 
 import pytest
@@ -11,20 +12,19 @@ import pytest
 from tests.integration.bus_kit import (
     LOG,
     WAIT_S,
-    Connect,
     Tail,
     answer_term,
     bulk,
-    connect,
     fill,
     nats_cluster,
     number,
-    server,
+    shared_server,
 )
 from tests.sim.services.bus import Broker, SimBus
 from tests.support.nats_cluster import NatsCluster
 from vector_db.common.adapters.loopback_bus import LoopbackBus
 from vector_db.common.adapters.nats_bus import NatsBus
+from vector_db.common.adapters.nats_server import NatsServer
 from vector_db.common.core.codec import decode
 from vector_db.common.core.messages import (
     AnyMessage,
@@ -36,23 +36,33 @@ from vector_db.common.core.subjects import LogName
 from vector_db.common.model.errors import Conflict, Internal
 from vector_db.common.ports import Bus, BusTimeout, LogMissing, NoResponders
 
-__all__ = ["connect", "nats_cluster", "server"]
+__all__ = ["nats_cluster", "shared_server"]
+
+
+@asynccontextmanager
+async def connected(url: str, replicas: int) -> AsyncIterator[NatsBus]:
+    """A bus of its own for each test; its logs are removed at the end."""
+    bus = await NatsBus.connect(url, "test", replicas=replicas, heartbeat_s=0.1)
+    try:
+        yield bus
+        for name in await bus.log_names():
+            await bus.delete_log(LogName(name, ""))
+    finally:
+        await bus.close()
 
 
 @pytest.fixture
 async def clustered(nats_cluster: NatsCluster) -> AsyncIterator[NatsBus]:
-    """A bus whose logs three servers hold; they are removed at the end."""
-    bus = await NatsBus.connect(nats_cluster.url, "test", replicas=3, heartbeat_s=0.1)
-    yield bus
-    for name in await bus.log_names():
-        await bus.delete_log(LogName(name, ""))
-    await bus.close()
+    """A bus whose logs three servers hold."""
+    async with connected(nats_cluster.url, 3) as bus:
+        yield bus
 
 
 @pytest.fixture
-async def single(connect: Connect) -> NatsBus:
+async def single(shared_server: NatsServer) -> AsyncIterator[NatsBus]:
     """A bus over one server."""
-    return await connect()
+    async with connected(shared_server.url, 1) as bus:
+        yield bus
 
 
 @pytest.fixture(params=["nats", "cluster", "loopback", "loopback_shared", "simulated"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -127,7 +128,8 @@ def test_a_worker_is_drained_under_load_and_the_metrics_tell(mesh: Mesh) -> None
         assert drained.returncode == 0, drained.stderr
         assert drained.stdout.startswith(f"{victim} holds nothing (after ")
         lines = drained.stderr.splitlines()
-        assert lines[0].startswith(f"draining {victim}: 2 shards of 2 left")
+        # The first of them may have gone before the command looks for the first time.
+        assert re.match(rf"draining {victim}: ([12]) shards? of \1 left", lines[0])
         assert all(line.startswith(f"draining {victim}: ") for line in lines)
         after = wait_for(url, lambda cluster: True)
         assert after.held_by(victim) == ()
@@ -168,61 +170,64 @@ def test_the_status_of_a_mesh(mesh: Mesh) -> None:
 
 
 class Screen:
-    """What a process shows on its terminal. It is read all the time, for a process whose terminal
-    takes nothing more stands still."""
+    """A terminal that somebody watches: what is written to it is taken off, else its writer would
+    stand still once it is full."""
 
-    def __init__(self, master: int) -> None:
-        self._master = master
+    def __init__(self) -> None:
+        self._master, self.terminal = pty.openpty()
         self._shown = b""
-        self._news = threading.Condition()
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
+        self._more = threading.Condition()
+        self._watching = threading.Thread(target=self._watch)
 
-    def _read(self) -> None:
-        # The terminal of a process that ended cannot be read.
+    def __enter__(self) -> Screen:
+        self._watching.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Once nobody has the terminal open any more, or ever had."""
+        os.close(self.terminal)
+        self._watching.join()
+        os.close(self._master)
+
+    def _watch(self) -> None:
+        # At the end of its last writer Linux says EIO.
         with contextlib.suppress(OSError):
-            while more := os.read(self._master, 65536):
-                with self._news:
-                    self._shown += more
-                    self._news.notify()
+            while shown := os.read(self._master, 65536):
+                with self._more:
+                    self._shown += shown
+                    self._more.notify_all()
 
     def wait_for(self, text: bytes, times: int = 1) -> None:
-        """Until so many of `text` were shown."""
-        with self._news:
-            assert self._news.wait_for(lambda: self._shown.count(text) >= times, 30), self._shown
-
-    def close(self) -> None:
-        """After the process has ended."""
-        self._thread.join()
-        os.close(self._master)
+        """Until it was shown so often."""
+        with self._more:
+            there = self._more.wait_for(lambda: self._shown.count(text) >= times, SETTLED_S_MAX)
+            assert there, (text, self._shown[-2000:])
 
 
 def test_status_is_watched_on_a_terminal_until_ctrl_c(mesh: Mesh) -> None:
-    master, terminal = pty.openpty()
-    watching = subprocess.Popen(
-        [*COMMAND, "status", "--watch", "--url", mesh.gateway.url],
-        env=clean_environment(TERM="xterm", COLUMNS="120", LINES="40"),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=subprocess.PIPE,
-        # A shell that runs the tests in the background has them ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    os.close(terminal)
-    screen = Screen(master)
-    try:
-        screen.wait_for(b"Workers", 3)
-        mesh.add_shard()
-        screen.wait_for(b"z1")
-        # A gateway that is away for a moment is told, and the watch goes on.
-        mesh.gateway.kill()
-        screen.wait_for(b"no newer answer")
-        watching.send_signal(signal.SIGINT)
-        _, said = watching.communicate(timeout=20)
-    finally:
-        watching.kill()
-        watching.communicate()
-        screen.close()
+    with (
+        Screen() as screen,
+        subprocess.Popen(
+            [*COMMAND, "status", "--watch", "--url", mesh.gateway.url],
+            env=clean_environment(TERM="xterm", COLUMNS="120", LINES="40"),
+            stdin=screen.terminal,
+            stdout=screen.terminal,
+            stderr=subprocess.PIPE,
+            # A shell that runs the tests in the background has them ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as watching,
+    ):
+        try:
+            screen.wait_for(b"Workers", times=3)
+            mesh.add_shard()
+            screen.wait_for(b"z1")
+            # A gateway that is away for a moment is told, and the watch goes on.
+            mesh.gateway.kill()
+            screen.wait_for(b"no newer answer")
+            watching.send_signal(signal.SIGINT)
+            _, said = watching.communicate(timeout=20)
+        finally:
+            watching.kill()
     assert (watching.returncode, said) == (0, b"vector-db: stopped watching\n")
 
 

@@ -29,6 +29,7 @@ CONNECTION_BYTES_MAX = 64 * 1024
 CALL_BYTES_MAX = 1024
 READS_PER_S = 20
 STOPPED_S = 8.0
+READ_S_MAX = 2.0
 
 
 @pytest.fixture
@@ -134,8 +135,9 @@ async def test_a_gateway_that_is_stopped_holds_up_no_read(mesh: Mesh) -> None:
                     os.kill(victim.process.pid, signal.SIGCONT)
     late = sum(seconds > LATE_S_MIN for seconds in took_s)
     print(f"\n{len(took_s)} reads, {late} hedged, the slowest took {max(took_s):.2f} s")
-    assert max(took_s) < 2.0
-    assert 1 <= late <= READS_PER_S, "who is late is asked last"
+    assert max(took_s) < READ_S_MAX
+    # Those under way until it is known, not all that are due while the gateway is stopped.
+    assert 1 <= late <= STOPPED_S * READS_PER_S / 4, "who is late is asked last"
 
 
 def resident_bytes(service: Service) -> int:

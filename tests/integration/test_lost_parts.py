@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.processes import HttpError, Service
 from vector_db.common.adapters.nats_server import NatsServer
+from vector_db.gateway.transactions import TXN_TIMEOUT_S
 
 ROWS = [{"id": f"r{i}", "dimensions": [1.0, float(i)]} for i in range(50)]
 
@@ -36,13 +37,14 @@ def test_a_write_to_a_dead_shard_is_refused_soon_and_taken_once_it_is_back(tmp_p
             started = time.monotonic()
             with pytest.raises(HttpError) as refused:
                 gateway.call("/v1/collections/c/vectors", {"vectors": ROWS})
-            # At most the deadline of a transaction that was sent before the silence was noticed.
-            assert time.monotonic() - started < 20
+            # The deadline of a transaction that was sent before the silence was noticed.
+            assert time.monotonic() - started < 2 * TXN_TIMEOUT_S
             assert refused.value.status == 503
             started = time.monotonic()
             with pytest.raises(HttpError) as refused:
                 gateway.call("/v1/collections/c/vectors", {"vectors": ROWS})
-            assert time.monotonic() - started < 2, "the silence is known by now"
+            # Whoever still waits for the worker does so for the deadline of a transaction.
+            assert time.monotonic() - started < TXN_TIMEOUT_S / 2, "the silence is known by now"
             assert b"nothing was written" in refused.value.body
             assert orjson.loads(refused.value.body)["error"]["retryable"] is True
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,16 @@ class Cluster:
         self._edges.append((transactions, view))
         return database
 
+    async def empty(self) -> None:
+        """Nothing is left of an earlier test."""
+        one = self.databases[0]
+        for other in await one.collections():
+            if other.name != "c":
+                await one.drop_collection(other.name)
+        page = await one.scroll("c", 1000, None, None, Consistency(strong=True))
+        if page.rows.ids:
+            await one.write([Delete("c", page.rows.ids)])
+
     async def take_over(self) -> None:
         """Another coordinator in the place of the first, and both gateways follow it."""
         before = self._edges[0][1].term
@@ -117,22 +128,25 @@ async def _end(task: asyncio.Task[None]) -> None:
         await task
 
 
-@contextlib.asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Cluster]:
-    cluster = Cluster(folder)
-    try:
-        await cluster.start()
-        yield cluster
-    finally:
-        await cluster.stop()
+Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
+OnACluster = Callable[[Scenario], None]
 
 
-def on_a_cluster(folder: Path, test: Callable[[Cluster], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with running(folder) as cluster:
-            await test(cluster)
+@pytest.fixture(scope="module")
+def on_a_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnACluster]:
+    """Runs a test on the one cluster, whose only collection ``c`` is empty then."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    with asyncio.Runner() as runner:
 
-    asyncio.run(main())
+        def run(scenario: Scenario) -> None:
+            runner.run(cluster.empty())
+            runner.run(scenario(cluster))
+
+        try:
+            runner.run(cluster.start())
+            yield run
+        finally:
+            runner.run(cluster.stop())
 
 
 def rows(*ids: str, seed: int = 0) -> RowsIn:
@@ -150,7 +164,7 @@ async def ids(database: Database, at_least: int) -> list[str]:
 
 
 def test_statements_reads_and_the_commit_may_each_come_through_another_gateway(
-    tmp_path: Path,
+    on_a_cluster: OnACluster,
 ) -> None:
     async def test(cluster: Cluster) -> None:
         one, two = cluster.databases
@@ -185,10 +199,12 @@ def test_statements_reads_and_the_commit_may_each_come_through_another_gateway(
         status = await one.transaction_status(opened.txn_id)
         assert status == {"state": "committed", "commit_ts": done.commit_ts}
 
-    on_a_cluster(tmp_path, test)
+    on_a_cluster(test)
 
 
-def test_a_statement_sent_again_has_one_effect_and_an_aborted_one_none(tmp_path: Path) -> None:
+def test_a_statement_sent_again_has_one_effect_and_an_aborted_one_none(
+    on_a_cluster: OnACluster,
+) -> None:
     async def test(cluster: Cluster) -> None:
         one, two = cluster.databases
         opened = await one.begin("snapshot")
@@ -214,10 +230,12 @@ def test_a_statement_sent_again_has_one_effect_and_an_aborted_one_none(tmp_path:
         assert await ids(one, done.commit_ts) == ["a", "b"]
         assert (await two.transaction_status(opened.txn_id))["state"] == "aborted"
 
-    on_a_cluster(tmp_path, test)
+    on_a_cluster(test)
 
 
-def test_a_statement_of_many_chunks_is_staged_whole(tmp_path: Path) -> None:
+def test_a_statement_of_many_chunks_is_staged_whole(
+    on_a_cluster: OnACluster,
+) -> None:
     async def test(cluster: Cluster) -> None:
         one, two = cluster.databases
         await one.create_collection("wide", 1024, "dot", 2)
@@ -237,10 +255,12 @@ def test_a_statement_of_many_chunks_is_staged_whole(tmp_path: Path) -> None:
         assert sample.vectors is not None
         assert np.array_equal(sample.vectors, vectors[::999])
 
-    on_a_cluster(tmp_path, test)
+    on_a_cluster(test)
 
 
-def test_serializable_refuses_write_skew_and_snapshot_permits_it(tmp_path: Path) -> None:
+def test_serializable_refuses_write_skew_and_snapshot_permits_it(
+    on_a_cluster: OnACluster,
+) -> None:
     async def test(cluster: Cluster) -> None:
         one, two = cluster.databases
         for isolation in ("snapshot", "serializable"):
@@ -263,10 +283,12 @@ def test_serializable_refuses_write_skew_and_snapshot_permits_it(tmp_path: Path)
             else:
                 assert lost, "both kept what the other one had read"
 
-    on_a_cluster(tmp_path, test)
+    on_a_cluster(test)
 
 
-def test_a_takeover_voids_what_is_open_and_remembers_what_was_committed(tmp_path: Path) -> None:
+def test_a_takeover_voids_what_is_open_and_remembers_what_was_committed(
+    on_a_cluster: OnACluster,
+) -> None:
     async def test(cluster: Cluster) -> None:
         one, two = cluster.databases
         committed = one.resume((await one.begin("snapshot")).token)
@@ -285,16 +307,19 @@ def test_a_takeover_voids_what_is_open_and_remembers_what_was_committed(tmp_path
         assert await two.resume(committed.token).commit() == done
         assert await ids(two, done.commit_ts) == ["kept"]
 
-    on_a_cluster(tmp_path, test)
+    on_a_cluster(test)
 
 
-def test_an_expired_transaction_applies_nothing(tmp_path: Path) -> None:
+def test_an_expired_transaction_applies_nothing(
+    on_a_cluster: OnACluster,
+) -> None:
     async def test(cluster: Cluster) -> None:
         one, _ = cluster.databases
-        opened = await one.begin("snapshot", 1.0)
+        # Time enough to write before it is over, also on a busy machine.
+        opened = await one.begin("snapshot", 2.0)
         transaction = one.resume(opened.token)
         await transaction.write([upsert("a")])
-        until = asyncio.get_running_loop().time() + 10
+        until = asyncio.get_running_loop().time() + 30
         while True:
             try:
                 await transaction.count("c", None, NOW)
@@ -306,10 +331,12 @@ def test_an_expired_transaction_applies_nothing(tmp_path: Path) -> None:
             await transaction.commit()
         assert await ids(one, 0) == []
 
-    on_a_cluster(tmp_path, test)
+    on_a_cluster(test)
 
 
-def test_requests_at_once_under_one_key_are_one_write(tmp_path: Path) -> None:
+def test_requests_at_once_under_one_key_are_one_write(
+    on_a_cluster: OnACluster,
+) -> None:
     async def test(cluster: Cluster) -> None:
         one, two = cluster.databases
         for i in range(5):
@@ -329,10 +356,12 @@ def test_requests_at_once_under_one_key_are_one_write(tmp_path: Path) -> None:
         assert len(await ids(two, done.commit_ts)) == 6
         assert [c.name for c in await one.collections()] == ["c"]
 
-    on_a_cluster(tmp_path, test)
+    on_a_cluster(test)
 
 
-def test_the_past_is_read_by_commit_and_by_time(tmp_path: Path) -> None:
+def test_the_past_is_read_by_commit_and_by_time(
+    on_a_cluster: OnACluster,
+) -> None:
     async def test(cluster: Cluster) -> None:
         one, two = cluster.databases
         first = await one.write([upsert("a")])
@@ -351,4 +380,4 @@ def test_the_past_is_read_by_commit_and_by_time(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match="future"):
             await one.count("c", None, Consistency(as_of_ms=now_ms + 60_000))
 
-    on_a_cluster(tmp_path, test)
+    on_a_cluster(test)

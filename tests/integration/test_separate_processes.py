@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ import pytest
 from tests.support.meshes import Mesh, running_mesh
 
 
-@pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[Mesh]:
-    with running_mesh(tmp_path) as mesh:
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """Each test has collections of its own in it, and leaves everyone running."""
+    with running_mesh(tmp_path_factory.mktemp("mesh")) as mesh:
         yield mesh
 
 

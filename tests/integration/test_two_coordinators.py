@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 from tests.support.processes import Service, call
 from vector_db.common.adapters.nats_server import NatsServer
+
+SETTLED_S_MAX = 20.0
 
 
 def role(coordinator: Service) -> str:
@@ -14,6 +17,17 @@ def role(coordinator: Service) -> str:
     health = call(f"http://127.0.0.1:{coordinator.admin_port}/health")
     answered: str = health["services"]["coordinator"]["role"]
     return answered
+
+
+def by_role(coordinators: list[Service]) -> tuple[Service, Service]:
+    """The one that leads and the one that stands by, once each says which it is."""
+    until = time.monotonic() + SETTLED_S_MAX
+    while True:
+        roles = {role(each): each for each in coordinators}
+        if roles.keys() == {"sequencer", "standby"}:
+            return roles["sequencer"], roles["standby"]
+        assert time.monotonic() < until, roles
+        time.sleep(0.05)
 
 
 def test_started_together_one_leads_and_the_other_takes_over_when_it_is_killed(
@@ -36,12 +50,8 @@ def test_started_together_one_leads_and_the_other_takes_over_when_it_is_killed(
                 service.wait_ready()
             body = {"vectors": [{"id": "a", "dimensions": [1.0, 0.0]}]}
             first = gateway.call("/vectors", body)
-            roles = sorted(role(c) for c in coordinators)
-            assert roles == ["sequencer", "standby"]
-
-            leader = next(c for c in coordinators if role(c) == "sequencer")
+            leader, other = by_role(coordinators)
             leader.kill()
-            other = next(c for c in coordinators if c is not leader)
             other.wait_ready()
             gateway.wait_ready()
             second = gateway.call("/vectors", {"vectors": [{"id": "b", "dimensions": [0.0, 1.0]}]})

@@ -93,7 +93,7 @@ def controllers(draw: st.DrawFn) -> Controller:
 
 
 @given(controllers())
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_any_placement_settles_by_safe_steps(controller: Controller) -> None:
     controller.settle(300)
     controller.check_settled()
@@ -104,7 +104,7 @@ def turned(of: Mapping[K, V]) -> dict[K, V]:
 
 
 @given(controllers())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_order_in_which_things_are_told_does_not_matter(controller: Controller) -> None:
     facts = {n: w.facts() for n, w in controller.workers.items()}
     now = controller.now
@@ -136,7 +136,7 @@ def balanced(draw: st.DrawFn, is_zoned: bool | None = False) -> Controller:
 
 
 @given(balanced())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_new_worker_is_given_its_share_and_nothing_else_moves(controller: Controller) -> None:
     begun, replicas = controller.changes["join"], sum(controller.loads().values())
     controller.add("a")
@@ -150,7 +150,7 @@ def test_a_new_worker_is_given_its_share_and_nothing_else_moves(controller: Cont
 
 
 @given(balanced() | balanced(is_zoned=True), st.integers(0, 8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_drained_worker_loses_its_replicas_and_nothing_else_moves(
     controller: Controller, index: int
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_drained_worker_loses_its_replicas_and_nothing_else_moves(
 
 
 @given(balanced(is_zoned=None), st.integers(0, 8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_restart_moves_nothing(controller: Controller, index: int) -> None:
     name = f"w{index % len(controller.workers)}"
     controller.turn_off(name)

@@ -10,6 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 from tests.support.processes import Service
 
 ROWS_OF_A_BATCH = 20
+MORE_S_MAX = 120.0
 
 
 V = TypeVar("V")
@@ -43,9 +44,11 @@ class Writing(InThreads, Generic[V]):
         self.written: dict[str, V] = {}
 
     def wait_for_more(self, rows: int) -> None:
-        """Until so many more rows were written."""
+        """Until so many more rows were written, or something failed."""
         wanted = len(self.written) + rows
+        until = time.monotonic() + MORE_S_MAX
         while len(self.written) < wanted and not self.errors:
+            assert time.monotonic() < until, f"{len(self.written)} of {wanted} rows were written"
             time.sleep(0.01)
 
 
@@ -75,19 +78,22 @@ class Load(Writing[list[float]]):
     def _read(self) -> None:
         while not self.over.is_set():
             wanted = len(self.written)
-            started = time.monotonic()
             try:
-                found = self._gateway.call("/v1/collections/c/count", {})["count"]
-                hits = self._gateway.call(
-                    "/v1/collections/c/query", {"vector": [1.0, 7.0, 0.5], "k": 5}
-                )["vectors"]
+                found = self._timed("count", {})["count"]
+                hits = self._timed("query", {"vector": [1.0, 7.0, 0.5], "k": 5})["vectors"]
             except Exception as error:
                 self.errors.append(f"read: {error}")
                 return
-            self.slowest_read_s = max(self.slowest_read_s, time.monotonic() - started)
             if found < wanted or (wanted and not hits):
                 self.errors.append(f"read: {found} rows and {len(hits)} hits of {wanted}")
                 return
+
+    def _timed(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        """One read."""
+        started = time.monotonic()
+        answer = self._gateway.call(f"/v1/collections/c/{what}", body)
+        self.slowest_read_s = max(self.slowest_read_s, time.monotonic() - started)
+        return answer
 
 
 def rows_of(gateway: Service) -> dict[str, list[float]]:

@@ -76,21 +76,23 @@ class NatsCluster:
 
     async def leader_of(self, stream: str) -> int:
         """The index of the server that leads `stream`."""
-        while True:
-            reply = await self._ask(f"STREAM.INFO.{stream}", None)
-            leader = reply.get("cluster", {}).get("leader", "")
-            if leader:
-                return int(leader.removeprefix("n"))
-            await asyncio.sleep(_PAUSE_S)
+        async with asyncio.timeout(READY_S):
+            while True:
+                reply = await self._ask(f"STREAM.INFO.{stream}", None)
+                leader = reply.get("cluster", {}).get("leader", "")
+                if leader:
+                    return int(leader.removeprefix("n"))
+                await asyncio.sleep(_PAUSE_S)
 
     async def meta_leader(self) -> int:
         """The index of the server that places streams and consumers."""
-        while True:
-            told = await self._monitored(self._alive()[0], "jsz")
-            leader = told.get("meta_cluster", {}).get("leader")
-            if leader:
-                return int(leader.removeprefix("n"))
-            await asyncio.sleep(_PAUSE_S)
+        async with asyncio.timeout(READY_S):
+            while True:
+                told = await self._monitored(self._alive()[0], "jsz")
+                leader = told.get("meta_cluster", {}).get("leader")
+                if leader:
+                    return int(leader.removeprefix("n"))
+                await asyncio.sleep(_PAUSE_S)
 
     async def busiest(self) -> int:
         """The index of the server with most connections."""

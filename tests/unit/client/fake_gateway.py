@@ -21,6 +21,7 @@ import orjson
 import pyarrow as pa
 from aiohttp import web
 
+from tests.support.ports import free_ports
 from tests.unit.client.fake_transactions import Refused, Stored, Transactions
 
 HANG_S = 30.0
@@ -61,7 +62,8 @@ class FakeGateway:
 
     def __post_init__(self) -> None:
         self.transactions = Transactions(self)
-        self._port = 0
+        # Nobody else is given it while it is closed between two starts.
+        (self._port,) = free_ports(1)
         self._in_flight = 0
         self._cursors = itertools.count(1)
         self._scrolls: dict[str, list[dict[str, Any]]] = {}
@@ -124,7 +126,6 @@ class FakeGateway:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
         await site.start()
-        self._port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}"
 
     def _wrap(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.ports import free_ports
 from tests.unit.client.fake_gateway import FakeGateway
 from vector_db_client import (
     AsyncVectorDatabaseClient,
@@ -31,9 +31,8 @@ X = [[1.0, 2.0]]
 
 
 def closed_port_url() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{sock.getsockname()[1]}"
+    (port,) = free_ports(1)
+    return f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,7 @@ def test_a_retry_waits_as_long_as_the_server_says(
 ) -> None:
     gateway.script = [(429, "too_many_requests", True, "busy", "3600")]
     with (
-        VectorDatabaseClient(gateway.url, timeout_s=0.2, backoff_s=0.001) as hurried,
+        VectorDatabaseClient(gateway.url, timeout_s=1.0, backoff_s=0.001) as hurried,
         pytest.raises(DeadlineExceeded),
     ):
         hurried.count()
@@ -212,7 +211,7 @@ def test_a_url_that_cannot_be_one_is_refused(url: Any) -> None:
 def test_large_inserts_go_as_batches_with_a_bounded_number_in_flight(
     gateway: FakeGateway, client: VectorDatabaseClient
 ) -> None:
-    gateway.delay_s = 0.01
+    gateway.delay_s = 0.1  # as many as may be are under way by then
     heard: list[tuple[int, int | None]] = []
     result = client.insert_vectors(
         [f"i{n}" for n in range(250)],

@@ -248,7 +248,7 @@ def test_an_outcome_that_cannot_be_found_out_is_said_so_in_bounded_time_and_not_
         t.insert_vectors(["a"], X)
         gateway.transactions.by_id[t.id].unknown = True
 
-    with VectorDatabaseClient(gateway.url, timeout_s=0.3, backoff_s=0.01) as client:
+    with VectorDatabaseClient(gateway.url, timeout_s=1.0, backoff_s=0.01) as client:
         with pytest.raises(OutcomeUnknown, match="may or may not be applied") as caught:
             client.run_transaction(work)
         (t,) = tries

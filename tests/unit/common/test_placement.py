@@ -84,7 +84,7 @@ placements = st.dictionaries(
 
 
 @given(placements, workers, st.integers(1, 16), st.text("abc", min_size=1, max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_placement_is_only_added_to_and_every_chosen_shard_has_a_live_majority(
     replicas: dict[int, tuple[str, ...]], alive: set[str], count: int, name: str
 ) -> None:

@@ -252,7 +252,7 @@ async def test_the_brokers_find_each_other(tmp_path: Path, platform: str) -> Non
             )
         user = "" if platform == "swarm" else "vector-db:stand-in@"
         url = ",".join(f"nats://{user}127.0.0.1:{taken['4222']}" for taken in ports.values())
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(60.0):
             while True:
                 try:
                     bus = await NatsBus.connect(url, "test", replicas=3)
@@ -261,8 +261,8 @@ async def test_the_brokers_find_each_other(tmp_path: Path, platform: str) -> Non
                     await asyncio.sleep(0.05)
             log = LogName("TEST", "test")
             await bus.create_log(log)
-            assert await bus.append_acked(log, ConfirmRequest(term=1), 5.0) == 1
-            info = await bus._link.api("STREAM.INFO.TEST", None, 5.0)
+            assert await bus.append_acked(log, ConfirmRequest(term=1), 20.0) == 1
+            info = await bus._link.api("STREAM.INFO.TEST", None, 20.0)
             assert info["config"]["num_replicas"] == 3
             await bus.close()
     finally:

@@ -98,7 +98,7 @@ def test_a_delete_carries_keys_alone() -> None:
 
 
 @given(n=st.integers(1, 300), shards=st.sets(st.integers(0, 15), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_row_goes_exactly_once_to_the_shard_its_id_hashes_to(
     n: int, shards: set[int]
 ) -> None:
@@ -181,7 +181,7 @@ def test_deletes_are_cut_into_records_of_bounded_size() -> None:
     sizes=st.lists(st.sampled_from([0, 10, 1000, 60 * KIB]), min_size=1, max_size=60),
     dimension=st.sampled_from([1, 64, 4096]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_pieces_of_a_block_are_the_block(sizes: list[int], dimension: int) -> None:
     metadata = [b"x" * size for size in sizes]
     block = block_of(Upsert("c", rows(len(sizes), dimension, metadata)), collection(dimension))
@@ -192,13 +192,14 @@ def test_the_pieces_of_a_block_are_the_block(sizes: list[int], dimension: int) -
 
 
 def seconds_to_cut(n: int) -> float:
+    """Of this thread at work: what else the machine does meanwhile is not counted."""
     metadata = [b'{"n":%d}' % i for i in range(n)]
     block = block_of(Upsert("c", rows(n, 128, metadata)), collection(128))
     best = float("inf")
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.thread_time()
         pieces = sum(1 for _ in split_by_size(block))
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.thread_time() - started)
     assert pieces > n // 2000
     return best
 

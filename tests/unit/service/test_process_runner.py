@@ -13,6 +13,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
+from tests.support.ports import free_ports
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.adapters.system_clock import SystemClock
 from vector_db.common.model.errors import StartupError, StorageCorrupt, Unavailable
@@ -254,8 +255,8 @@ async def test_the_admin_routes_answer_while_a_service_is_still_recovering(
 
 @pytest.fixture
 def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
 
 
 async def test_each_service_gets_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -315,9 +316,9 @@ async def test_a_defect_keeps_its_own_exception(tmp_path: Path) -> None:
 
 
 async def test_a_start_that_takes_too_long_is_named(tmp_path: Path) -> None:
-    world = World(tmp_path, start_timeout_s=0.05)
+    world = World(tmp_path, start_timeout_s=0.5)
     world.starts["coordinator"] = forever
-    with pytest.raises(StartupError, match=r"coordinator is not ready after 0\.05 s"):
+    with pytest.raises(StartupError, match=r"coordinator is not ready after 0\.5 s"):
         await world.run()
 
 

@@ -63,7 +63,7 @@ def facts() -> st.SearchStrategy[list[Facts]]:
     return st.lists(one, max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     segments=facts(),
     idle=st.booleans(),
@@ -93,7 +93,7 @@ def test_a_merge_is_a_run_to_the_newest_end_or_one_littered_segment_and_never_bu
         assert idle and sum(s.rows for s in chosen) <= credit, "for speed only what was earned"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 65_536), min_size=1, max_size=300),
     idle=st.floats(0, 0.2),

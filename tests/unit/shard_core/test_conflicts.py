@@ -177,7 +177,7 @@ steps = st.tuples(
 
 @pytest.mark.parametrize("large_keys", [1, 4096])
 @given(st.lists(steps, max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_sequence_of_transactions_follows_the_rule(
     large_keys: int, sequence: list[tuple[str, int, set[str], set[str], set[str], bool]]
 ) -> None:

@@ -33,7 +33,7 @@ def test_a_snapshot_that_could_be_undone_is_not_told() -> None:
     assert worker.participant.as_of(9_000) == T(1, 2)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 250), max_size=40), st.integers(0, 5_000), st.integers(0, 40))
 def test_the_timeline_follows_its_rule(pauses: list[int], asked_ms: int, undone: int) -> None:
     timeline, history, now = Timeline(0.0), [], 0

@@ -89,7 +89,8 @@ def test_a_finished_build_opens(disk: PosixDisk) -> None:
 def test_a_build_tells_how_far_it_is_and_runs_niced_with_the_threads_it_is_told(
     disk: PosixDisk,
 ) -> None:
-    write_rows(disk, NAME, vectors_of(30_000))
+    # More than can be built before it is told to hurry, and before this process has its turn again.
+    write_rows(disk, NAME, vectors_of(100_000))
     build = BuildProcess(disk.root, task_of(Metric.COSINE, ef_construction=16), threads=1)
     try:
         run_until(build, lambda: build.rows_done > 0)

@@ -18,7 +18,7 @@ from vector_db.common.model.limits import Limits
 from vector_db.shard.search.columns import PARSE_ROWS, PATHS_MAX, Columns
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(DOCUMENTS, max_size=25), st.lists(FILTERS, min_size=1, max_size=3), st.data())
 def test_the_mask_equals_the_reference_while_rows_grow(
     documents: list[dict[str, Any] | None], filters: list[dict[str, Any]], data: st.DataObject

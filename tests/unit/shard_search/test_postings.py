@@ -67,7 +67,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("way")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(DOCUMENTS, max_size=25), st.lists(FILTERS, min_size=1, max_size=3),
     st.sets(st.sampled_from(ALL_PATHS)), st.data(),

@@ -244,9 +244,10 @@ async def test_a_read_waits_for_its_chunks(cluster: Cluster) -> None:
 async def test_chunks_that_do_not_come_are_a_conflict(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers_module, "CHUNKS_TIMEOUT_S", 0.05)
     await cluster.stage("t", 0, block("a"))
+    # Once it was synced, which takes the time that it takes.
     assert await cluster.rows(cluster.ts, own("t", 1)) == [b"a"]
+    monkeypatch.setattr(handlers_module, "CHUNKS_TIMEOUT_S", 0.05)
     for request in (
         StagedRequest(Overlay(txn("t"), 1, {0: 2})),
         CountRequest(COLLECTION, (0,), cluster.ts, overlay=own("t", 2)),

@@ -54,7 +54,7 @@ def whole_numbers(rng: np.random.Generator, n: int, d: int) -> F32:
     return vectors
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     metric=st.sampled_from(METRICS),
     sizes=st.lists(st.integers(0, 60), min_size=0, max_size=4),

@@ -63,7 +63,7 @@ def pages(
         after = (page[-1][1], page[-1][0])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     metric=st.sampled_from(METRICS),
     sizes=st.lists(st.integers(0, 50), min_size=1, max_size=3),
@@ -118,7 +118,7 @@ def test_pages_of_an_index_that_misses_rows_repeat_none_and_stay_in_order(
     assert found == sorted(found, key=lambda hit: (-hit[1], hit[0]))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     metric=st.sampled_from(METRICS),
     sizes=st.lists(st.integers(0, 80), min_size=1, max_size=3),

@@ -48,9 +48,7 @@ def write(disk: PosixDisk, documents: list[Any], paths: tuple[str, ...] = PATHS)
     return disk.root / "s" / FIELDS_FILE
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(DOCUMENTS, max_size=25), st.lists(FILTERS, min_size=1, max_size=4))
 def test_the_file_answers_as_the_reference_and_the_lazy_columns(
     disk: PosixDisk, documents: list[Any], filters: list[dict[str, Any]]

@@ -201,7 +201,7 @@ def test_a_lost_sector_of_the_last_group_is_torn_and_of_an_earlier_one_corrupt()
             Wal.open(MemoryDisk({NAME: zero_sector(data, index)}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_power_cut_makes_a_log_unreadable_or_loses_what_was_synced(data: st.DataObject) -> None:
     """Of the bytes that were not synced, any sectors and any length may have reached the disk."""
