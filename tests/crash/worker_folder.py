@@ -100,11 +100,11 @@ class Model:
 def knowledge(participant: Participant) -> dict[str, Any]:
     """What a participant knows besides rows, in plain values."""
     return {
-        "promised": (participant.promised, participant.promised_to),
+        "promised": (participant.promised, participant.term.promised_to),
         "cursor": participant.cursor,
         "cluster": participant.cluster_id,
-        "positions": dict(participant.positions),
-        "decision_seq": participant.decision_seq,
+        "positions": dict(participant.term.positions),
+        "decision_seq": participant.term.decision_seq,
         "undecided": participant.counts()["undecided"],
         "state": participant.state,
     }
@@ -147,7 +147,7 @@ class Writer:
 
     def promise(self, term: int) -> None:
         lsn = self.wal.append(RecordType.PROMISE, promised(term, "coordinator"))
-        self.participant.adopt_term(term, "coordinator")
+        self.participant.takeovers.adopt_term(term, "coordinator")
         self._note(lsn)
 
     def decide(self, *decisions: Decision) -> None:

@@ -148,7 +148,7 @@ class Domain:
     def do_found(self, term: str, *workers: str) -> Output:
         """A new cluster: fresh workers promise the term, and its sequencer begins."""
         for name in workers:
-            self._worker(name).participant.adopt_term(int(term), f"c{term}")
+            self._worker(name).participant.takeovers.adopt_term(int(term), f"c{term}")
         self._begin(int(term), first_takeover(int(term)))
         yield f"term {term} begins"
 
@@ -162,8 +162,8 @@ class Domain:
         for name in workers:
             participant = self._worker(name).participant
             request = PromiseRequest(int(term), f"c{term}", "")
-            participant.promise(request)
-            answer = participant.promise_message(request)
+            participant.takeovers.promise(request)
+            answer = participant.takeovers.promise_message(request)
             survey.promise(answer)
             said = "promises" if answer.granted else f"refuses, promised {answer.promised}"
             yield f"{name} {said}, is at {show(answer.cursor)}"

@@ -28,11 +28,13 @@ from vector_db.common.core.messages import (
 from vector_db.coordinator.core.durability import Durability
 from vector_db.coordinator.core.sequencer import Effects, Sequencer
 from vector_db.coordinator.core.takeover import Survey
+from vector_db.shard.core.applied import Applied
 from vector_db.shard.core.conflicts import Conflicts, Footprint
 from vector_db.shard.core.held import Held
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import ChainBroken
 from vector_db.shard.core.staging import Part
+from vector_db.shard.core.takeover import Takeovers
 from vector_db.shard.core.voter import Voter
 
 
@@ -84,18 +86,18 @@ def _reads_at_cursor(flags: Flags) -> Iterator[None]:
 def _promise_not_kept(flags: Flags) -> Iterator[None]:
     """The worker grants a term and goes on following the old one."""
 
-    def promise(self: Participant, request: PromiseRequest) -> bool:
+    def promise(self: Takeovers, request: PromiseRequest) -> bool:
         return False
 
-    told = Participant.promise_message
+    told = Takeovers.promise_message
 
-    def promise_message(self: Participant, request: PromiseRequest) -> Promise:
+    def promise_message(self: Takeovers, request: PromiseRequest) -> Promise:
         answer = told(self, request)
         return msgspec.structs.replace(answer, granted=True, promised=request.term)
 
     with (
-        _patched(Participant, "promise", promise),
-        _patched(Participant, "promise_message", promise_message),
+        _patched(Takeovers, "promise", promise),
+        _patched(Takeovers, "promise_message", promise_message),
     ):
         yield
 
@@ -112,7 +114,7 @@ def _prepare_without_term(flags: Flags) -> Iterator[None]:
     flags.one_log_for_all_terms = True
 
     def wants(self: Participant, message: Prepare | Stage) -> bool:
-        if message.txn_id in self._decided:
+        if message.txn_id in self._applied.decided:
             return False
         return message.deadline_ms > self.wall_ms
 
@@ -126,7 +128,7 @@ def _prepare_without_term(flags: Flags) -> Iterator[None]:
     with (
         _patched(Participant, "wants", wants),
         _patched(Voter, "_vote", renamed),
-        _patched(Participant, "_drop_old_terms", lambda self, term: None),
+        _patched(Takeovers, "_drop_old_terms", lambda self, term: None),
     ):
         yield
 
@@ -244,16 +246,16 @@ def _chain_ignored(flags: Flags) -> Iterator[None]:
 def _nothing_undone(flags: Flags) -> Iterator[None]:
     """A worker keeps what it applied beyond the base of a takeover."""
 
-    def undo_above(self: Participant, ts: int, by: int) -> None:
+    def undo_above(self: Applied, ts: int, by: int) -> None:
         self.cursor = ts
 
-    with _patched(Participant, "_undo_above", undo_above):
+    with _patched(Applied, "undo_above", undo_above):
         yield
 
 
 @contextlib.contextmanager
 def _old_prepares_stay(flags: Flags) -> Iterator[None]:
-    with _patched(Participant, "_drop_old_terms", lambda self, term: None):
+    with _patched(Takeovers, "_drop_old_terms", lambda self, term: None):
         yield
 
 

@@ -61,7 +61,7 @@ class SimWorker:
         for lsn, record in enumerate(self.wal, start=1):
             match record.message:
                 case PromiseRequest(term, coordinator, _):
-                    self.participant.adopt_term(term, coordinator)
+                    self.participant.takeovers.adopt_term(term, coordinator)
                 case DecisionRecord() as decisions:
                     self.participant.apply(decisions, record.seq, lsn)
                 case Prepare() | Stage() as part:
@@ -78,7 +78,7 @@ class SimWorker:
 
     def promise(self, request: PromiseRequest) -> None:
         """Promise a candidate its term, durably."""
-        if self.participant.promise(request) and self._logs_promises:
+        if self.participant.takeovers.promise(request) and self._logs_promises:
             self.log(0, request)
             self.sync()
 
@@ -86,7 +86,7 @@ class SimWorker:
         """A beat of a sequencer: its term has begun."""
         if term > self.participant.promised:
             self.log(0, PromiseRequest(term, coordinator, ""))
-            self.participant.adopt_term(term, coordinator)
+            self.participant.takeovers.adopt_term(term, coordinator)
         self.begun_term = term
 
     def take(self, message: Prepare | Stage, seq: int) -> None:
@@ -113,4 +113,4 @@ class SimWorker:
     def durable(self) -> Durable:
         """How far the synced log reaches; call after `sync`."""
         p = self.participant
-        return Durable(self.name, p.promised, p.cursor, dict(p.positions), p.decision_seq)
+        return Durable(self.name, p.promised, p.cursor, dict(p.term.positions), p.term.decision_seq)

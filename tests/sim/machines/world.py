@@ -142,7 +142,7 @@ class World:
             worker = self.workers[worker_name]
             request = PromiseRequest(term, name, "")
             worker.promise(request)
-            survey.promise(worker.participant.promise_message(request))
+            survey.promise(worker.participant.takeovers.promise_message(request))
             if survey.complete() and self.random.random() < 0.7:
                 break
         if survey.is_fresh() and len(names) == len(self.workers):
@@ -209,7 +209,7 @@ class World:
         participant = worker.participant
         if self._is_away(worker) or sequencer.term < participant.promised:
             return
-        if participant.is_foreign(sequencer.cluster_id):
+        if participant.takeovers.is_foreign(sequencer.cluster_id):
             return
         worker.follow(sequencer.term, leader.name)
         participant.stable(sequencer.stable_ts, sequencer.floor_ts())
@@ -245,7 +245,7 @@ class World:
         if worker.begun_term != participant.promised:
             return
         before = None
-        while before != (now := (participant.decision_seq, dict(participant.positions))):
+        while before != (now := (participant.term.decision_seq, dict(participant.term.positions))):
             before = now
             for shard in [None, *participant.state.shards_of(worker.name)]:
                 self._consume_from(worker, shard)
@@ -256,7 +256,7 @@ class World:
         if shard is None:
             self._consume_decisions(worker, self.decision_logs.get(term, []))
         else:
-            log, position = self._log_of(term, shard), participant.positions.get(shard, 0)
+            log, position = self._log_of(term, shard), participant.term.positions.get(shard, 0)
             if position < len(log):
                 worker.take(log[position], position + 1)
             elif position > len(log):
@@ -266,7 +266,7 @@ class World:
             worker.unsent = []
 
     def _consume_decisions(self, worker: SimWorker, log: list[DecisionRecord]) -> None:
-        seq = worker.participant.decision_seq
+        seq = worker.participant.term.decision_seq
         if seq > len(log):
             self._takeover_wanted = True
         # Held records are read again from the log: the position moves as they are applied.

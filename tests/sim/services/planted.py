@@ -35,9 +35,11 @@ from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.core.entries import Entries
 from vector_db.gateway.idempotency import IdempotentWrites
 from vector_db.gateway.transactions import Transactions
+from vector_db.shard.core.applied import Applied
 from vector_db.shard.core.holdings import Holdings
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.staging import Part
+from vector_db.shard.core.takeover import Takeovers
 from vector_db.shard.group_commit import GroupCommit
 from vector_db.shard.storage.growing import GrowingSegment
 from vector_db.shard.storage.wal import Wal
@@ -88,13 +90,13 @@ def _vote_before_fsync() -> Iterator[None]:
 
 @_plant("promise to two candidates", 1000)
 def _promise_to_two() -> Iterator[None]:
-    real = Participant.promise_message
+    real = Takeovers.promise_message
 
-    def message(self: Participant, request: Any) -> Any:
-        granted = request.term == self.promised
+    def message(self: Takeovers, request: Any) -> Any:
+        granted = request.term == self._term.promised
         return msgspec.structs.replace(real(self, request), granted=granted)
 
-    with patch.object(Participant, "promise_message", message):
+    with patch.object(Takeovers, "promise_message", message):
         yield
 
 
@@ -193,7 +195,7 @@ def _missing_chunk() -> Iterator[None]:
     def whole(self: Part) -> bool:
         return self.prepare is not None
 
-    def check_rows(self: Participant, commit: Any) -> None:
+    def check_rows(self: Applied, commit: Any) -> None:
         pass
 
     def named(self: Part) -> Any:
@@ -202,7 +204,7 @@ def _missing_chunk() -> Iterator[None]:
     with (
         patch.object(Part, "whole", property(whole)),
         patch.object(Part, "_named", named),
-        patch.object(Participant, "_check_rows", check_rows),
+        patch.object(Applied, "_check_rows", check_rows),
     ):
         yield
 

@@ -86,7 +86,7 @@ class Worker:
 
     def promise(self, term: int) -> None:
         self.log(PromiseRequest(term, f"c{term}", ""), 0)
-        self.participant.adopt_term(term, f"c{term}")
+        self.participant.takeovers.adopt_term(term, f"c{term}")
 
     def take(self, *messages: Prepare | Stage) -> list[Vote]:
         """Take records of a shard log, as the shell does."""
@@ -173,8 +173,8 @@ class Worker:
             if saved is None:
                 raise ValueError("no checkpoint can be taken")
             from_lsn = saved.replay_lsn
-            back.participant = Participant.restore(
-                self.name, back.store, saved, back.records, self.retention_s
+            back.participant = Participant(
+                self.name, back.store, back.records, self.retention_s, saved
             )
             back.store.rows = {
                 key: kept
@@ -186,7 +186,7 @@ class Worker:
                 continue
             match message:
                 case PromiseRequest(term, coordinator, _):
-                    back.participant.adopt_term(term, coordinator)
+                    back.participant.takeovers.adopt_term(term, coordinator)
                 case DecisionRecord():
                     back.participant.apply(message, seq, lsn)
                 case Prepare() | Stage():

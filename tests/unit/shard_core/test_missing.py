@@ -65,7 +65,7 @@ def test_what_a_peer_gave_is_not_voted_on() -> None:
         assert worker.participant.take(message, 0, worker.log(message, 0)).votes == [], n
     back = worker.replayed(cut=False)
     assert back.participant.revote().votes == back.participant.votes_again() == []
-    assert worker.participant.positions == {}
+    assert worker.participant.term.positions == {}
 
 
 def test_only_what_is_lacking_is_taken_from_a_peer() -> None:

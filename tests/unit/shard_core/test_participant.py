@@ -12,23 +12,18 @@ from tests.support.protocol import (
     collection,
     prepare,
     stage,
-    takeover,
     txn,
 )
 from tests.unit.shard_core.driver import (
-    REPLICAS,
     SNAPSHOT,
     T,
     Worker,
     abort,
     commit,
-    later,
 )
 from vector_db.common.core.messages import (
     AlterCollection,
-    Commit,
     CreateCollection,
-    DecisionRecord,
     DropCollection,
     PromiseRequest,
     SetAliases,
@@ -192,7 +187,7 @@ def test_records_of_another_term_than_the_promised_one_are_not_taken(term: int) 
     worker = Worker()
     assert worker.take(prepare("t", block("a"), term=term, mode="blind")) == []
     assert worker.wal[-1][2] != prepare("t", block("a"), term=term, mode="blind")
-    assert worker.participant.positions[0] == worker.seq
+    assert worker.participant.term.positions[0] == worker.seq
 
 
 def test_a_record_whose_deadline_has_passed_is_not_taken() -> None:
@@ -270,7 +265,7 @@ def test_a_record_that_does_not_follow_the_last_one_breaks_the_chain() -> None:
 
 def test_decisions_of_a_term_that_was_not_promised_are_ignored() -> None:
     worker = Worker()
-    worker.participant.adopt_term(2, "c2")
+    worker.participant.takeovers.adopt_term(2, "c2")
     worker.decide(abort(3, "t"))
     assert worker.participant.cursor == T(1, 2)
 
@@ -302,110 +297,7 @@ def test_what_was_decided_is_remembered_past_its_deadline_and_then_forgotten() -
     assert not worker.participant.wants(prepare("t", block("a"), deadline_ms=5_000))
 
 
-# --- promises -------------------------------------------------------------------------------------
-
-
-def test_a_term_is_promised_upward_only_and_to_one_candidate() -> None:
-    participant = Worker().participant
-    request = PromiseRequest(3, "c3", "")
-    assert participant.promise(request)
-    assert not participant.promise(request), "nothing new to log"
-    assert participant.promise_message(request).granted
-    for other in (PromiseRequest(3, "rival", ""), PromiseRequest(2, "c2", "")):
-        assert not participant.promise(other)
-        answer = participant.promise_message(other)
-        assert (answer.granted, answer.promised) == (False, 3)
-    assert participant.promise(PromiseRequest(4, "rival", ""))
-
-
-def test_a_candidate_of_another_cluster_is_promised_nothing() -> None:
-    participant = Worker().participant
-    foreign = PromiseRequest(9, "c9", "another")
-    assert not participant.promise(foreign)
-    assert not participant.promise_message(foreign).granted
-    assert participant.promised == 1
-    assert participant.promise(PromiseRequest(9, "c9", "cluster"))
-
-
-def test_a_promise_says_how_far_this_worker_is_and_what_it_remembers() -> None:
-    worker = Worker()
-    worker.decide(abort(3, "t"))
-    request = PromiseRequest(2, "c2", "")
-    worker.participant.promise(request)
-    answer = worker.participant.promise_message(request)
-    assert (answer.cursor, answer.cluster_id, answer.wall_ms) == (T(1, 3), "cluster", 1_000)
-    assert answer.replicas == REPLICAS
-    assert [c.id for c in answer.collections] == [COLLECTION]
-    assert [r.last_ts for r in answer.tail] == [T(1, 2), T(1, 3)]
-
-
-def test_a_promise_ends_what_was_held_of_the_older_term() -> None:
-    worker = Worker()
-    worker.offer(commit(3, "t"), prev=T(1, 2))
-    worker.participant.promise(PromiseRequest(2, "c2", ""))
-    worker.participant.take(prepare("t", block("a"), mode="blind"), 1, 1)
-    assert worker.participant.next_ready() is None
-    assert worker.participant.positions == {}
-
-
-# --- takeovers ------------------------------------------------------------------------------------
-
-
-def test_what_lies_beyond_the_base_is_undone() -> None:
-    worker = Worker()
-    worker.put(3, "a", value=1.0)
-    worker.put(4, "a", "b", value=2.0)
-    worker.take_over(later(T(1, 3)))
-    assert worker.store.alive() == {b"a": (T(1, 3), 1.0)}
-    assert worker.participant.cursor == T(2, 0)
-    assert worker.status("put4").state == "aborted"
-    assert worker.status("put3").state == "committed"
-
-
-def test_what_is_missing_below_the_base_is_applied() -> None:
-    worker = Worker()
-    worker.take(prepare("t", block("a"), mode="blind"))
-    missed = DecisionRecord(1, T(1, 2), 1_000, (commit(3, "t"),))
-    worker.take_over(later(T(1, 3), after=T(1, 2), decisions=(missed,)))
-    assert worker.store.alive() == {b"a": (T(1, 3), 1.0)}
-    assert worker.status("t").commit_ts == T(1, 3)
-
-
-def test_what_was_undecided_in_an_older_term_is_void() -> None:
-    worker = Worker()
-    worker.take(prepare("t", block("a"), snapshot_ts=SNAPSHOT), stage("u", 0, block("b")))
-    worker.take_over(later(T(1, 2)))
-    assert worker.participant.counts()["undecided"] == 0
-    assert worker.status("t").state == "aborted"
-    again = prepare("v", block("a"), term=2, snapshot_ts=T(2, 0))
-    assert worker.vote(again).yes, "the void one conflicts no more"
-
-
-def test_a_worker_that_never_knew_anything_joins_at_the_takeover() -> None:
-    worker = Worker(begun=False)
-    others = takeover(2, T(1, 9), {0: ("w2",)}, collections=(collection((0,)),))
-    worker.take_over(others)
-    assert worker.participant.cursor == T(2, 0)
-    assert [c.id for c in worker.participant.state.collections.values()] == [COLLECTION]
-
-
-def test_options_and_aliases_beyond_the_base_are_undone_and_those_below_it_stay() -> None:
-    worker = Worker()
-    first = msgspec.structs.replace(collection((0, 1, 2)), recall_target=0.9)
-    second = msgspec.structs.replace(first, fields=("lang",))
-    worker.decide(AlterCollection(T(1, 3), first), SetAliases(T(1, 4), {"now": COLLECTION}))
-    assert worker.store.collections[COLLECTION] == first
-    worker.decide(AlterCollection(T(1, 5), second), SetAliases(T(1, 6), {"late": COLLECTION}))
-    assert worker.store.collections[COLLECTION] == second
-    told = worker.participant.promise_message(PromiseRequest(2, "c2", ""))
-    assert (told.aliases, told.collections) == ({"late": COLLECTION}, (second,))
-    base = msgspec.structs.replace(
-        later(T(1, 4)), collections=(first,), aliases={"now": COLLECTION}, catalog_ts=T(1, 4)
-    )
-    worker.take_over(base)
-    assert worker.participant.state.aliases == {"now": COLLECTION}
-    assert worker.participant.state.collections[COLLECTION] == first
-    assert worker.store.collections[COLLECTION] == first, "what was altered beyond is undone here"
+# --- stable, checkpoints, recovery ----------------------------------------------------------------
 
 
 def test_options_and_aliases_come_back_from_a_checkpoint_and_from_the_log() -> None:
@@ -427,21 +319,6 @@ def test_options_and_aliases_come_back_from_a_checkpoint_and_from_the_log() -> N
     assert again.store.collections == {COLLECTION: first}
 
 
-def test_a_takeover_that_comes_twice_changes_nothing() -> None:
-    worker = Worker()
-    first = later(T(1, 2))
-    worker.take_over(first)
-    worker.take(prepare("t", block("a"), term=2, mode="blind"))
-    worker.decide(Commit(T(2, 1), txn("t"), (0,)), term=2)
-    record = DecisionRecord(2, T(1, 2), 1_000, (first,))
-    worker.participant.apply(record, 1, worker.log(record, 1))
-    assert worker.participant.cursor == T(2, 1)
-    assert worker.alive == {b"a": 1.0}
-
-
-# --- stable, checkpoints, recovery ----------------------------------------------------------------
-
-
 def test_stable_goes_no_further_than_what_is_applied_and_never_back() -> None:
     participant = Worker().participant
     participant.stable(T(1, 9), 0)
@@ -458,20 +335,12 @@ def test_the_files_of_a_dropped_collection_go_once_the_drop_cannot_be_undone() -
     assert worker.participant.stable(T(1, 3), 0) == []
 
 
-def test_a_drop_that_a_takeover_undid_removes_no_files() -> None:
-    worker = Worker()
-    worker.decide(DropCollection(T(1, 3), COLLECTION))
-    worker.take_over(later(T(1, 2)))
-    assert worker.participant.stable(T(2, 0), 0) == []
-    assert COLLECTION in worker.participant.state.collections
-
-
 def test_decisions_are_remembered_until_every_worker_is_durable_past_them() -> None:
     worker = Worker()
     for n in (3, 4, 5):
         worker.decide(abort(n, f"x{n}"))
     worker.participant.stable(T(1, 5), T(1, 4))
-    answer = worker.participant.promise_message(PromiseRequest(2, "c2", ""))
+    answer = worker.participant.takeovers.promise_message(PromiseRequest(2, "c2", ""))
     assert ([r.last_ts for r in answer.tail], answer.tail_from) == ([T(1, 5)], T(1, 4))
 
 
@@ -528,8 +397,8 @@ def test_after_a_restart_everything_is_as_it_was(cut: bool) -> None:
     again = back.participant.revote().votes
     assert back.store.rows == worker.store.rows, "every version, once"
     assert back.participant.cursor == worker.participant.cursor
-    assert back.participant.positions == worker.participant.positions
-    assert back.participant.decision_seq == worker.participant.decision_seq
+    assert back.participant.term.positions == worker.participant.term.positions
+    assert back.participant.term.decision_seq == worker.participant.term.decision_seq
     assert back.participant.counts() == worker.participant.counts()
     assert [(v.txn_id, v.yes) for v in again] == [(txn("open"), True), (txn("refused"), False)]
     back.decide(commit(5, "open"))

@@ -140,7 +140,7 @@ class Node:
         for lsn, record_type, payload in wal.replay(1):
             parsed = parse(record_type, payload, lsn)
             if isinstance(parsed, PromiseRecord):
-                participant.adopt_term(parsed.term, parsed.coordinator)
+                participant.takeovers.adopt_term(parsed.term, parsed.coordinator)
             elif isinstance(parsed, LostRecord):
                 participant.lose(parsed.shard)
             elif isinstance(parsed, EnterReply):
@@ -344,8 +344,8 @@ def test_logs_are_needed_from_the_last_checkpoint_on() -> None:
         node.worker.checkpointed(saved)
         await node.decide(abort(4, "x"))
         last = told[-1]
-        assert (last.cursor, last.flushed) == (T(1, 4), node.participant.positions)
-        assert 0 < last.decision_seq < node.participant.decision_seq
+        assert (last.cursor, last.flushed) == (T(1, 4), node.participant.term.positions)
+        assert 0 < last.decision_seq < node.participant.term.decision_seq
         node.beat(2, stable_ts=T(1, 3))
         await node.through()
         assert (told[-1].term, told[-1].flushed, told[-1].decision_seq) == (2, {}, 0)

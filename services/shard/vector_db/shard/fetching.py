@@ -201,7 +201,7 @@ def follow_reply(participant: Participant, wal: Wal, request: FollowRequest) -> 
     lsns = [lsn for lsn in participant.undecided_lsns(request.shard) if lsn > request.after_lsn]
     records, more = _records_at(wal, lsns)
     last_lsn = lsns[len(records) - 1] if records else request.after_lsn
-    position = participant.positions.get(request.shard, 0)
+    position = participant.term.positions.get(request.shard, 0)
     return FollowReply(tuple(records), more, last_lsn, position)
 
 

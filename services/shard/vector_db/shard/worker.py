@@ -97,7 +97,7 @@ class Worker:
             bus, wal, executor, self._no_room, self._report_again, self._wake_up
         )
         self.follower = LogFollower(
-            bus, participant.worker, participant, self._on_record, self._enter
+            bus, participant.worker, participant.term, self._on_record, self._enter
         )
         self.fetcher = Fetcher(bus, participant, self._on_supplied)
         self._inbox: deque[tuple[int | None, int, int, bytes]] = deque()
@@ -199,7 +199,7 @@ class Worker:
         :raises Unavailable: it cannot say now, or the other one holds something.
         """
         reply = await self.between_groups(
-            lambda: self._participant.enter_reply(request.term, request.worker)
+            lambda: self._participant.takeovers.enter_reply(request.term, request.worker)
         )
         if not isinstance(reply, EnterReply):
             raise Unavailable("the shard worker cannot say where it stands")
@@ -334,7 +334,7 @@ class Worker:
         if isinstance(supplied.reply, TailReply):
             participant.supply_tail(supplied.reply.records)
         elif supplied.reply.removed:
-            if supplied.shard in participant.followed_in(participant.state):
+            if supplied.shard in participant.holdings.followed_in(participant.state):
                 self._log.warning("the shard was taken from this worker", shard=supplied.shard)
                 self._wal.append(RecordType.LOST, lost(supplied.shard))
                 participant.lose(supplied.shard)
@@ -360,7 +360,7 @@ class Worker:
 
     def _take_entered(self, entered: Entered) -> None:
         participant, reply = self._participant, entered.reply
-        can = participant.can_enter(reply)
+        can = participant.takeovers.can_enter(reply)
         if can:
             participant.enter(reply, self._wal.append(RecordType.ENTERED, [encode(reply)]))
         if not entered.done.done():
@@ -428,11 +428,11 @@ class Worker:
     def _on_beat(self, beat: Beat) -> bool:
         """Note what is stable; true when it lags behind what this worker has applied."""
         participant = self._participant
-        if participant.is_foreign(beat.cluster_id) or beat.term < participant.promised:
+        if participant.takeovers.is_foreign(beat.cluster_id) or beat.term < participant.promised:
             return False
         if beat.term > participant.promised:
             self._wal.append(RecordType.PROMISE, promised(beat.term, beat.coordinator))
-            participant.adopt_term(beat.term, beat.coordinator)
+            participant.takeovers.adopt_term(beat.term, beat.coordinator)
         participant.hear(beat.wall_ms, beat.last_ts)
         for collection_id in participant.stable(beat.stable_ts, beat.floor_ts):
             self._on_dropped(collection_id)
@@ -443,14 +443,14 @@ class Worker:
         return beat.stable_ts < participant.cursor
 
     def _on_promise(self, request: PromiseRequest) -> None:
-        if self._participant.promise(request):
+        if self._participant.takeovers.promise(request):
             record = promised(request.term, request.coordinator)
             self._wal.append(RecordType.PROMISE, record)
 
     def _follow(self) -> None:
         participant = self._participant
         if self._begun_term == participant.promised:
-            shards = participant.followed_in(participant.state)
+            shards = participant.holdings.followed_in(participant.state)
             self.follower.want(participant.promised, tuple(sorted(shards)))
 
     def _wake_readers(self) -> None:
@@ -483,7 +483,7 @@ class Worker:
 
         It is made here and now, since what it says of the cursor must be synced.
         """
-        reply = self._participant.promise_message(request)
+        reply = self._participant.takeovers.promise_message(request)
         task = asyncio.create_task(self._tell_promise(request.coordinator, reply), name="promise")
         self._promises.add(task)
         task.add_done_callback(self._promises.discard)

@@ -98,3 +98,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     prompt: tuple[tuple[bytes, int], ...] = ()
     joined: dict[int, int] = {}
     lost: tuple[int, ...] = ()
+
+    @classmethod
+    def initial(cls) -> Checkpoint:
+        """That of a worker that knows nothing yet."""
+        return cls("", 0, "", 0, 0, {}, DomainState(), {}, 0, 0, (), 0)

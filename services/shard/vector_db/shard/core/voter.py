@@ -22,8 +22,10 @@ class Standing(Protocol):
     """Where the worker is when it votes; `full` says why rows cannot be taken now."""
 
     worker: str
-    cursor: int
     full: str
+
+    @property
+    def cursor(self) -> int: ...
 
     @property
     def state(self) -> DomainState: ...

@@ -104,7 +104,7 @@ def _checkpointed(
         return store, Participant(worker, store, chunks, retention_s)
     saved = manifest.protocol
     store = Store.open(disk, options, manifest.store, saved.state.collections.values())
-    return store, Participant.restore(worker, store, saved, chunks, retention_s)
+    return store, Participant(worker, store, chunks, retention_s, saved)
 
 
 def _replay_one(participant: Participant, lsn: int, record_type: int, payload: memoryview) -> None:
@@ -113,7 +113,7 @@ def _replay_one(participant: Participant, lsn: int, record_type: int, payload: m
         payload = memoryview(bytes(payload))
     parsed = parse(record_type, payload, lsn)
     if isinstance(parsed, PromiseRecord):
-        participant.adopt_term(parsed.term, parsed.coordinator)
+        participant.takeovers.adopt_term(parsed.term, parsed.coordinator)
         return
     if isinstance(parsed, LostRecord):
         participant.lose(parsed.shard)
