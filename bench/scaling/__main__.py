@@ -70,6 +70,7 @@ def measure() -> Constants:
         [one for one in fitted if one.kind != "build"], found, "What the model was fitted to"
     )
     report.judged(other, found, "Predicted: what it did not see")
+    report.waited([*fitted, *other], found, "Latency; the first of each kind gave the constants")
     result = {
         "constants": dataclasses.asdict(replace(found, costs=dict(found.costs))),
         "facts": facts,

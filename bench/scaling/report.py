@@ -72,6 +72,26 @@ def _line(seen: Observation, found: Constants) -> list[str]:
     return line
 
 
+def waited(observations: Sequence[Observation], found: Constants, title: str) -> None:
+    """Quantiles in ms as one client saw them, and the model's error in percent.
+
+    Of one client alone: what several wait for on one machine is each other's processors, of which
+    the model gives every process its own.
+    """
+    header = ["work", "workers", "replicas", "parts", "p50 ms", "error", "p99 ms", "error"]
+    rows = [_waited(one, found) for one in observations if one.kind in ("query", "write")]
+    print_table(title, header, rows, frozenset((0,)))
+
+
+def _waited(seen: Observation, found: Constants) -> list[str]:
+    line = [seen.kind, *map(str, (seen.shape.workers, seen.shape.replicas, seen.participants))]
+    predict = query_s if seen.kind == "query" else write_s
+    for q, measured_ms in ((0.5, seen.p50_ms), (0.99, seen.p99_ms)):
+        predicted_s = predict(seen.shape, Load(participants=seen.participants), found, q)
+        line += [f"{measured_ms:.2f}", error(1000 * predicted_s, measured_ms)]
+    return line
+
+
 def error(predicted: float, measured: float) -> str:
     """In percent of what was measured; CPU below 50 ms is read too coarsely to judge."""
     if measured < 0.05:
