@@ -77,13 +77,13 @@ class Mesh:
 
 @contextmanager
 def running_mesh(
-    folder: Path, shards: int = 2, gateways: int = 1, **settings: str
+    folder: Path, shards: int = 2, gateways: int = 1, coordinators: int = 1, **settings: str
 ) -> Iterator[Mesh]:
     """A mesh that is ready; it is killed at the end."""
     nats = NatsServer(folder / "nats")
     with asyncio.Runner() as runner:
         runner.run(nats.start())
-        mesh = Mesh(folder, nats.url, shards, gateways, 1, **settings)
+        mesh = Mesh(folder, nats.url, shards, gateways, coordinators, **settings)
         try:
             mesh.start()
             yield mesh
