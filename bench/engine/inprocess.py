@@ -20,7 +20,7 @@ from bench.common import F32, BenchError
 from bench.dataset import ID_PREFIX
 from bench.engine.raw import K
 from vector_db.common.adapters.posix_disk import PosixDisk
-from vector_db.common.core.messages import SearchReply, SearchRequest
+from vector_db.common.core.messages.reads import SearchReply, SearchRequest
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.filters import Filter
 from vector_db.shard.index.opening import open_index, use_one_faiss_thread

@@ -20,14 +20,8 @@ from bench.scaling.work import Shape
 from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.adapters.nats_server import NatsServer
 from vector_db.common.core.codec import encode
-from vector_db.common.core.messages import (
-    Commit,
-    DecisionRecord,
-    Durable,
-    SetPlacement,
-    Takeover,
-    Vote,
-)
+from vector_db.common.core.messages.decisions import Commit, DecisionRecord, SetPlacement, Takeover
+from vector_db.common.core.messages.transactions import Durable, Vote
 from vector_db.common.core.subjects import shard_log, votes
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.ids import make_ts, make_txn_id

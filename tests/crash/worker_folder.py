@@ -23,19 +23,20 @@ from tests.support.indexes import build_all_due
 from tests.support.protocol import first_takeover, txn
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.core.codec import encode
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     Commit,
     CreateCollection,
     Decision,
     DecisionRecord,
+    SetPlacement,
+)
+from vector_db.common.core.messages.reads import (
     FetchRequest,
-    Prepare,
     RowsReply,
     ScrollRequest,
     SearchRequest,
-    SetPlacement,
-    Stage,
 )
+from vector_db.common.core.messages.transactions import Prepare, Stage
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.ids import make_ts

@@ -14,12 +14,8 @@ from tests.support.nats_cluster import NatsCluster
 from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.adapters.nats_server import NatsServer
 from vector_db.common.core.codec import decode
-from vector_db.common.core.messages import (
-    AnyMessage,
-    ConfirmRequest,
-    SearchRequest,
-    StrongReply,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.reads import ConfirmRequest, SearchRequest, StrongReply
 from vector_db.common.core.subjects import LogName
 from vector_db.common.ports import Bus
 

@@ -26,12 +26,8 @@ from vector_db.common.adapters.loopback_bus import LoopbackBus
 from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.adapters.nats_server import NatsServer
 from vector_db.common.core.codec import decode
-from vector_db.common.core.messages import (
-    AnyMessage,
-    ConfirmRequest,
-    SearchRequest,
-    StrongReply,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.reads import ConfirmRequest, SearchRequest, StrongReply
 from vector_db.common.core.subjects import LogName
 from vector_db.common.model.errors import Conflict, Internal
 from vector_db.common.ports import Bus, BusTimeout, LogMissing, NoResponders

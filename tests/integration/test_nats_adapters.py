@@ -29,7 +29,8 @@ from vector_db.common.adapters.loopback_bus import LoopbackBus
 from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.adapters.nats_server import NatsServer
 from vector_db.common.core.codec import decode
-from vector_db.common.core.messages import AnyMessage, ConfirmReply, SearchRequest, StrongReply
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.reads import ConfirmReply, SearchRequest, StrongReply
 from vector_db.common.model.errors import StartupError, TooLarge, TooManyRequests
 from vector_db.common.ports import BusTimeout, BusUnavailable
 

@@ -20,7 +20,7 @@ from tests.support.nats_cluster import NatsCluster
 from tests.support.ports import free_ports
 from vector_db.common.adapters import nats_bus, nats_tail
 from vector_db.common.adapters.nats_bus import NatsBus
-from vector_db.common.core.messages import StrongReply
+from vector_db.common.core.messages.reads import StrongReply
 from vector_db.common.core.subjects import LogName
 from vector_db.common.ports import BusTimeout, BusUnavailable, LogMissing, NoResponders
 

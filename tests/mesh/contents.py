@@ -12,13 +12,9 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-from vector_db.common.core.messages import (
-    AnyMessage,
-    CatalogReply,
-    CatalogRequest,
-    RowsReply,
-    ScrollRequest,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import CatalogReply, CatalogRequest
+from vector_db.common.core.messages.reads import RowsReply, ScrollRequest
 from vector_db.common.core.subjects import sequencer, worker
 from vector_db.common.model.errors import VectorDBError
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders

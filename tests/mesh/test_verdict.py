@@ -16,13 +16,9 @@ from tests.mesh.contents import PAGE_ROWS, Content, contents, differences
 from tests.mesh.faults import ANYONE, Fault, schedule
 from tests.mesh.figures import Result
 from tests.mesh.mesh import COUNTS
-from vector_db.common.core.messages import (
-    AnyMessage,
-    CatalogReply,
-    CatalogRequest,
-    RowsReply,
-    ScrollRequest,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import CatalogReply, CatalogRequest
+from vector_db.common.core.messages.reads import RowsReply, ScrollRequest
 from vector_db.common.core.subjects import sequencer, worker
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import Unavailable

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tests.property.world import COLLECTION_ID, FILTERS, SHARDS, Counts, Document, Row, World
 from tests.unit.shard_search.segments import unpack
-from vector_db.common.core.messages import FetchRequest, ScrollRequest, SearchRequest
+from vector_db.common.core.messages.reads import FetchRequest, ScrollRequest, SearchRequest
 from vector_db.common.model.collection import IndexKind, Metric
 from vector_db.common.model.filters import Filter, parse_filter
 from vector_db.common.model.limits import Limits

@@ -6,16 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vector_db.common.core.messages import (
-    DecisionRecord,
-    Durable,
-    Prepare,
-    Promise,
-    ReadSet,
-    Stage,
-    Takeover,
-    Vote,
-)
+from vector_db.common.core.messages.decisions import DecisionRecord, Takeover
+from vector_db.common.core.messages.takeover import Promise
+from vector_db.common.core.messages.transactions import Durable, Prepare, ReadSet, Stage, Vote
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.ids import make_ts
 from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_ids

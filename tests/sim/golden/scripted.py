@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from tests.support.dict_store import DictStore
 from tests.support.protocol import block, first_takeover, prepare
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     Abort,
     AlterCollection,
     Commit,
@@ -20,15 +20,13 @@ from vector_db.common.core.messages import (
     Decision,
     DecisionRecord,
     DropCollection,
-    Durable,
-    Prepare,
-    PromiseRequest,
     SetAliases,
     SetPlacement,
     SwitchCollection,
     Takeover,
-    Vote,
 )
+from vector_db.common.core.messages.takeover import PromiseRequest
+from vector_db.common.core.messages.transactions import Durable, Prepare, Vote
 from vector_db.common.model.collection import Metric
 from vector_db.common.model.ids import make_ts, ts_n, ts_term
 from vector_db.coordinator.core.sequencer import Effects, Sequencer

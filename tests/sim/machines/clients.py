@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vector_db.common.core.messages import Outcome, Prepare, ReadSet, Stage
+from vector_db.common.core.messages.transactions import Outcome, Prepare, ReadSet, Stage
 from vector_db.common.model.ids import make_txn_id
 from vector_db.common.model.rows import Blob, RowBlock, chunks_checksum, hash_ids
 

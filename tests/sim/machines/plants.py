@@ -16,15 +16,9 @@ import msgspec
 from tests.sim.machines.run import ONE_REPLICA, THREE_REPLICAS, run
 from tests.sim.machines.world import Flags, Shape
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import (
-    DecisionRecord,
-    Prepare,
-    Promise,
-    PromiseRequest,
-    Stage,
-    TxnStatus,
-    Vote,
-)
+from vector_db.common.core.messages.decisions import DecisionRecord
+from vector_db.common.core.messages.takeover import Promise, PromiseRequest
+from vector_db.common.core.messages.transactions import Prepare, Stage, TxnStatus, Vote
 from vector_db.coordinator.core.durability import Durability
 from vector_db.coordinator.core.sequencer import Effects, Sequencer
 from vector_db.coordinator.core.takeover import Survey

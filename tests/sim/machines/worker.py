@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.support.dict_store import DictStore
-from vector_db.common.core.messages import (
-    DecisionRecord,
-    Durable,
-    Prepare,
-    PromiseRequest,
-    Stage,
-    Vote,
-)
+from vector_db.common.core.messages.decisions import DecisionRecord
+from vector_db.common.core.messages.takeover import PromiseRequest
+from vector_db.common.core.messages.transactions import Durable, Prepare, Stage, Vote
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import Effects
 

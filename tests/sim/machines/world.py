@@ -15,15 +15,9 @@ from dataclasses import dataclass
 
 from tests.sim.machines.clients import DIMENSION, KEYS, TIMEOUT_MS, Read, Shaper, Transaction, home
 from tests.sim.machines.worker import SimWorker
-from vector_db.common.core.messages import (
-    DecisionRecord,
-    Durable,
-    Outcome,
-    Prepare,
-    PromiseRequest,
-    Stage,
-    Vote,
-)
+from vector_db.common.core.messages.decisions import DecisionRecord
+from vector_db.common.core.messages.takeover import PromiseRequest
+from vector_db.common.core.messages.transactions import Durable, Outcome, Prepare, Stage, Vote
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.coordinator.core.sequencer import Effects, Sequencer
 from vector_db.coordinator.core.takeover import HistoryLost, Survey

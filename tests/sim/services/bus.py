@@ -18,7 +18,8 @@ from typing import Any
 
 from tests.sim.services.loop import OWNER, Owner
 from vector_db.common.core.codec import BadMessage, decode, encode
-from vector_db.common.core.messages import AnyMessage, ErrorReply
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.base import ErrorReply
 from vector_db.common.core.subjects import LogName
 from vector_db.common.model.errors import (
     Internal,

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.sim.services.cluster import Cluster, ConnectionLost, Node, NotServing
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import RowsReply, ScrollRequest
+from vector_db.common.core.messages.reads import RowsReply, ScrollRequest
 from vector_db.common.model.errors import VectorDBError
 
 REQUEST_TIMEOUT_S = 20.0

@@ -16,14 +16,10 @@ import msgspec
 
 import vector_db.shard.core.judge as judge
 from tests.sim.services.forms import Form
-from vector_db.common.core.messages import (
-    AnyMessage,
-    Beat,
-    Outcome,
-    SetAliasesRequest,
-    Takeover,
-    Vote,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import SetAliasesRequest
+from vector_db.common.core.messages.decisions import Takeover
+from vector_db.common.core.messages.transactions import Beat, Outcome, Vote
 from vector_db.common.core.subjects import votes
 from vector_db.common.model.collection import Collection
 from vector_db.common.ports import DiskFull

@@ -13,7 +13,8 @@ from typing import Any
 
 from tests.sim.services.cluster import Cluster, ConnectionLost, Node, NotServing
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import AnyMessage, SpreadRequest
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import SpreadRequest
 from vector_db.common.core.subjects import sequencer
 from vector_db.common.model.errors import AlreadyExists, InvalidArgument, Unavailable, VectorDBError
 from vector_db.common.ports import BusTimeout, BusUnavailable, NoResponders

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.protocol import Replicas, collection, takeover, txn
 from vector_db.common.core.domain import DomainState, majority
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     Abort,
     AlterCollection,
     Commit,

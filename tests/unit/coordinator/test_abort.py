@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from tests.support.protocol import FAR_MS, Replicas, collection, durable, takeover, txn, vote
-from vector_db.common.core.messages import Abort, Commit, Outcome, TxnStatus
+from vector_db.common.core.messages.decisions import Abort, Commit
+from vector_db.common.core.messages.transactions import Outcome, TxnStatus
 from vector_db.common.model.ids import make_ts, make_txn_id
 from vector_db.coordinator.core.sequencer import DECIDED_MEMORY_MS, Effects, Sequencer
 

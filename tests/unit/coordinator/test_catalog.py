@@ -7,15 +7,17 @@ import pytest
 
 from tests.support.protocol import Replicas, collection, durable, takeover, vote
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import (
-    AlterCollection,
+from vector_db.common.core.messages.catalog import (
     AlterCollectionRequest,
+    CreateCollectionRequest,
+    SpreadRequest,
+)
+from vector_db.common.core.messages.decisions import (
+    AlterCollection,
     Commit,
     CreateCollection,
-    CreateCollectionRequest,
     DropCollection,
     SetAliases,
-    SpreadRequest,
     SwitchCollection,
 )
 from vector_db.common.model.collection import IndexChange, IndexKind, IndexOptions

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.support.protocol import Replicas, collection, durable, takeover, txn, vote
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     Abort,
     AlterCollection,
     Commit,

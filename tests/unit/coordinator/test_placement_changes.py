@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.protocol import Replicas, collection, durable, takeover, txn, vote
-from vector_db.common.core.messages import Commit, Decision, Moves, SetPlacement
+from vector_db.common.core.messages.decisions import Commit, Decision, Moves, SetPlacement
 from vector_db.common.model.ids import make_ts
 from vector_db.coordinator.core.sequencer import Sequencer
 

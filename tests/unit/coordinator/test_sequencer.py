@@ -16,18 +16,17 @@ from tests.support.protocol import (
     txn,
     vote,
 )
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     Abort,
     Commit,
     CreateCollection,
     Decision,
     DecisionRecord,
     DropCollection,
-    Outcome,
     SetPlacement,
     Takeover,
-    TxnStatus,
 )
+from vector_db.common.core.messages.transactions import Outcome, TxnStatus
 from vector_db.common.model.collection import Metric
 from vector_db.common.model.ids import make_ts
 from vector_db.coordinator.core.sequencer import (

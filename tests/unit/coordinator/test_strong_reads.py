@@ -9,8 +9,8 @@ import pytest
 from tests.support.memory_bus import MemoryBus
 from tests.support.protocol import Replicas, takeover
 from tests.support.virtual_time import run
-from vector_db.common.core.messages import (
-    AnyMessage,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.reads import (
     ConfirmReply,
     ConfirmRequest,
     StrongReply,

@@ -6,7 +6,13 @@ import msgspec
 import pytest
 
 from tests.support.protocol import Replicas, collection, first_takeover, promise, takeover, txn
-from vector_db.common.core.messages import Abort, Commit, Decision, DecisionRecord, Takeover
+from vector_db.common.core.messages.decisions import (
+    Abort,
+    Commit,
+    Decision,
+    DecisionRecord,
+    Takeover,
+)
 from vector_db.common.model.ids import make_ts
 from vector_db.coordinator.core.takeover import (
     TAKEOVER_BYTES_MAX,

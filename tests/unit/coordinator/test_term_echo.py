@@ -9,7 +9,8 @@ import pytest
 from tests.support.memory_bus import MemoryBus
 from tests.support.protocol import first_takeover
 from tests.support.virtual_time import run
-from vector_db.common.core.messages import AnyMessage, Beat
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.transactions import Beat
 from vector_db.common.core.subjects import beats
 from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.term import ECHO_S_MAX, Term, TermLost

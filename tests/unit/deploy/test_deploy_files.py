@@ -17,7 +17,7 @@ import yaml
 from tests.support.ports import free_ports
 from vector_db.common.adapters.nats_bus import NatsBus
 from vector_db.common.adapters.nats_server import find_binary
-from vector_db.common.core.messages import ConfirmRequest
+from vector_db.common.core.messages.reads import ConfirmRequest
 from vector_db.common.core.subjects import LogName
 from vector_db.common.model.limits import BROKER_PAYLOAD_BYTES_MAX
 from vector_db.common.model.urls import split_urls

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vector_db.common.core.merge import merge_rows
-from vector_db.common.core.messages import RowsReply
+from vector_db.common.core.messages.reads import RowsReply
 from vector_db.common.model.rows import Blob
 
 

@@ -23,29 +23,33 @@ from tests.support.memory_bus import MemoryBus
 from tests.support.virtual_time import LoopClock, run
 from vector_db.common.adapters.loopback_bus import LoopbackBus
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import (
-    AbortRequest,
-    AnyMessage,
-    AsOfReply,
-    AsOfRequest,
-    Beat,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import (
     CatalogReply,
     CatalogRequest,
+    CreateCollectionRequest,
+    SpreadRequest,
+)
+from vector_db.common.core.messages.decisions import SwitchCollection
+from vector_db.common.core.messages.reads import (
+    AsOfReply,
+    AsOfRequest,
     CountReply,
     CountRequest,
-    CreateCollectionRequest,
     FetchRequest,
-    Outcome,
     Overlay,
-    Prepare,
     RowsReply,
     ScrollRequest,
     SearchReply,
     SearchRequest,
-    SpreadRequest,
-    Stage,
     StagedRequest,
-    SwitchCollection,
+)
+from vector_db.common.core.messages.transactions import (
+    AbortRequest,
+    Beat,
+    Outcome,
+    Prepare,
+    Stage,
     TxnStatus,
     TxnStatusRequest,
 )

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 
 from tests.unit.gateway_core.played import Cluster
-from vector_db.common.core.messages import (
-    CopyReply,
-    CopyRequest,
+from vector_db.common.core.messages.catalog import CopyReply, CopyRequest
+from vector_db.common.core.messages.reads import (
     CountRequest,
     FetchRequest,
-    Prepare,
     ScrollRequest,
     SearchRequest,
 )
+from vector_db.common.core.messages.transactions import Prepare
 from vector_db.common.model.collection import Collection
 from vector_db.gateway.core.requests import Consistency
 

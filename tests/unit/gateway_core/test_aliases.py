@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.virtual_time import turns
 from tests.unit.gateway_core.played import Cluster, rows, with_cluster
-from vector_db.common.core.messages import CatalogRequest, CountRequest
+from vector_db.common.core.messages.catalog import CatalogRequest
+from vector_db.common.core.messages.reads import CountRequest
 from vector_db.common.model.errors import InvalidArgument, NotFound, Unavailable
 from vector_db.gateway.core.requests import Consistency, Delete, Query, Upsert
 from vector_db.gateway.database import Database

@@ -9,15 +9,10 @@ import pytest
 
 from tests.support.memory_bus import MemoryBus
 from tests.support.virtual_time import LoopClock, run, turns
-from vector_db.common.core.messages import (
-    AnyMessage,
-    Beat,
-    CatalogReply,
-    CatalogRequest,
-    Outcome,
-    StrongReply,
-    StrongRequest,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import CatalogReply, CatalogRequest
+from vector_db.common.core.messages.reads import StrongReply, StrongRequest
+from vector_db.common.core.messages.transactions import Beat, Outcome
 from vector_db.common.core.subjects import beats, sequencer
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import NotFound, Unavailable

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.virtual_time import run, turns
-from vector_db.common.core.messages import SearchRequest
+from vector_db.common.core.messages.reads import SearchRequest
 from vector_db.common.model.errors import Unavailable
 from vector_db.gateway.coalesce import Coalescer, Shape
 from vector_db.gateway.core.requests import Hits

@@ -8,7 +8,8 @@ import pytest
 
 from tests.unit.gateway_core.played import Cluster, upsert, with_cluster
 from tests.unit.gateway_core.spread import WIDER, copied, during, filled, heard, same, shown
-from vector_db.common.core.messages import CopyReply, CopyRequest, RowsReply
+from vector_db.common.core.messages.catalog import CopyReply, CopyRequest
+from vector_db.common.core.messages.reads import RowsReply
 from vector_db.common.core.subjects import gateways
 from vector_db.common.model.errors import Conflict, Internal
 from vector_db.gateway import copying

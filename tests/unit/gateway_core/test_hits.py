@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vector_db.common.core.messages import SearchReply
+from vector_db.common.core.messages.reads import SearchReply
 from vector_db.common.model.rows import Blob
 from vector_db.gateway.core.hits import hits_of, merge_hits
 from vector_db.gateway.core.requests import Hits

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.unit.gateway_core.played import Cluster, insert, rows, upsert, with_cluster
-from vector_db.common.core.messages import FetchRequest, Prepare
+from vector_db.common.core.messages.reads import FetchRequest
+from vector_db.common.core.messages.transactions import Prepare
 from vector_db.common.model.errors import (
     AlreadyExists,
     IdempotencyMismatch,

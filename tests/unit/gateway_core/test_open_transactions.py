@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.virtual_time import turns
 from tests.unit.gateway_core.played import Cluster, insert, rows, upsert, with_cluster
-from vector_db.common.core.messages import AbortRequest, Prepare, SearchRequest, Stage
+from vector_db.common.core.messages.reads import SearchRequest
+from vector_db.common.core.messages.transactions import AbortRequest, Prepare, Stage
 from vector_db.common.model.errors import (
     Aborted,
     AlreadyCommitted,

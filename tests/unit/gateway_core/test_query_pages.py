@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.gateway_core.played import Cluster, rows, upsert, with_cluster
-from vector_db.common.core.messages import SearchRequest
+from vector_db.common.core.messages.reads import SearchRequest
 from vector_db.common.model.errors import InvalidArgument
 from vector_db.gateway.core.cursor import Cursor, encode_cursor, filter_hash
 from vector_db.gateway.core.query_cursor import CURSOR_VERSION, QueryCursor, decode_query_cursor

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.virtual_time import run
-from vector_db.common.core.messages import AnyMessage, CountReply, CountRequest
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.reads import CountReply, CountRequest
 from vector_db.common.core.subjects import worker
 from vector_db.common.model.errors import InvalidArgument, Unavailable
 from vector_db.common.ports import BusTimeout, NoResponders

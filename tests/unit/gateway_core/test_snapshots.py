@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.unit.gateway_core.played import WALL_MS, Cluster, rows, upsert, with_cluster
-from vector_db.common.core.messages import Prepare
+from vector_db.common.core.messages.transactions import Prepare
 from vector_db.common.model.errors import InvalidArgument, NotFound, PreconditionFailed
 from vector_db.gateway.core.cursor import Cursor, encode_cursor, filter_hash
 from vector_db.gateway.core.requests import Consistency, Delete, Upsert

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vector_db.common.core.messages import StatsReply
+from vector_db.common.core.messages.reads import StatsReply
 from vector_db.gateway.core.stats import stats_sum
 
 

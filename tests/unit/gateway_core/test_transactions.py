@@ -11,12 +11,10 @@ import pytest
 from tests.support.memory_bus import MemoryBus
 from tests.support.virtual_time import LoopClock, run, turns
 from vector_db.common.adapters.loopback_bus import LoopbackBus
-from vector_db.common.core.messages import (
-    AnyMessage,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import CatalogReply, CatalogRequest, Member
+from vector_db.common.core.messages.transactions import (
     Beat,
-    CatalogReply,
-    CatalogRequest,
-    Member,
     Outcome,
     Prepare,
     Stage,

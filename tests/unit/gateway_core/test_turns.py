@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.virtual_time import run as run_virtual
 from tests.unit.gateway_core.played import Cluster, upsert, with_cluster
-from vector_db.common.core.messages import Prepare
+from vector_db.common.core.messages.transactions import Prepare
 from vector_db.common.model.errors import Conflict
 from vector_db.gateway.core.requests import Idempotency
 from vector_db.gateway.turns import ROWS_MAX, TURN_TIMEOUT_S, Turns

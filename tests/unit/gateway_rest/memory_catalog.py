@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import AlterCollectionRequest, CreateCollectionRequest
+from vector_db.common.core.messages.catalog import AlterCollectionRequest, CreateCollectionRequest
 from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions, Metric
 from vector_db.common.model.errors import AlreadyExists, NotFound
 from vector_db.coordinator.core.catalog import aliases_after, altered, check_create, to_drop

@@ -14,15 +14,10 @@ import orjson
 from tests.support.memory_bus import MemoryBus
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.adapters.system_clock import SystemClock
-from vector_db.common.core.messages import (
-    AnyMessage,
-    CatalogReply,
-    Member,
-    SnapshotRead,
-    SnapshotRequest,
-    StrongReply,
-    StrongRequest,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import CatalogReply, Member
+from vector_db.common.core.messages.copies import SnapshotRead, SnapshotRequest
+from vector_db.common.core.messages.reads import StrongReply, StrongRequest
 from vector_db.common.core.subjects import sequencer, worker
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import Unavailable

@@ -9,12 +9,8 @@ import pytest
 
 from tests.unit.shard_backup.small_cluster import ANIMALS, PLANTS, Rows, SmallCluster
 from vector_db.common.adapters.posix_disk import PosixDisk
-from vector_db.common.core.messages import (
-    AnyMessage,
-    SnapshotBytes,
-    SnapshotRead,
-    SnapshotRequest,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.copies import SnapshotBytes, SnapshotRead, SnapshotRequest
 from vector_db.common.model.errors import Unavailable
 from vector_db.shard.backup.errors import BackupError
 from vector_db.shard.backup.inventory import backups

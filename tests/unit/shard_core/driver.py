@@ -13,20 +13,17 @@ from tests.support.protocol import (
     takeover,
     txn,
 )
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     Abort,
     Commit,
     CreateCollection,
     Decision,
     DecisionRecord,
-    Prepare,
-    PromiseRequest,
     SetPlacement,
-    Stage,
     Takeover,
-    TxnStatus,
-    Vote,
 )
+from vector_db.common.core.messages.takeover import PromiseRequest
+from vector_db.common.core.messages.transactions import Prepare, Stage, TxnStatus, Vote
 from vector_db.common.model.ids import make_ts
 from vector_db.shard.core.participant import Participant
 

@@ -16,13 +16,13 @@ from tests.support.protocol import (
     stage,
 )
 from tests.unit.shard_core.driver import T, Worker, abort, commit, later
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     CreateCollection,
     DropCollection,
     SetAliases,
     SwitchCollection,
-    Vote,
 )
+from vector_db.common.core.messages.transactions import Vote
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.rows import RowBlock
 

@@ -12,7 +12,8 @@ import pytest
 from tests.support.memory_bus import MemoryBus
 from tests.support.virtual_time import run
 from tests.unit.shard_wal.memory_disk import MemoryDisk, io_error
-from vector_db.common.core.messages import AnyMessage, Durable
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.transactions import Durable
 from vector_db.common.core.subjects import votes
 from vector_db.shard import group_commit
 from vector_db.shard.group_commit import GroupCommit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import Moves
+from vector_db.common.core.messages.decisions import Moves
 from vector_db.shard.core.holdings import Holdings
 from vector_db.shard.core.parts import ChainBroken
 

@@ -6,7 +6,8 @@ import pytest
 
 from tests.support.protocol import Replicas, block, prepare, stage, txn
 from tests.unit.shard_core.driver import SNAPSHOT, T, Worker, abort, commit, later
-from vector_db.common.core.messages import DecisionRecord, Prepare, Stage
+from vector_db.common.core.messages.decisions import DecisionRecord
+from vector_db.common.core.messages.transactions import Prepare, Stage
 from vector_db.shard.core.parts import ChainBroken
 
 SHARED: Replicas = {0: ("w1", "w2", "w3")}

@@ -21,13 +21,13 @@ from tests.unit.shard_core.driver import (
     abort,
     commit,
 )
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     AlterCollection,
     CreateCollection,
     DropCollection,
-    PromiseRequest,
     SetAliases,
 )
+from vector_db.common.core.messages.takeover import PromiseRequest
 from vector_db.common.model.rows import RowBlock
 from vector_db.shard.core.decided import DECIDED_MEMORY_MS
 from vector_db.shard.core.parts import ChainBroken, Checkpoint

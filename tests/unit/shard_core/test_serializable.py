@@ -6,7 +6,8 @@ import pytest
 
 from tests.support.protocol import COLLECTION, block, prepare, read_all, read_keys
 from tests.unit.shard_core.driver import SNAPSHOT, T, Worker, abort, commit
-from vector_db.common.core.messages import CreateCollection, DropCollection, ReadSet
+from vector_db.common.core.messages.decisions import CreateCollection, DropCollection
+from vector_db.common.core.messages.transactions import ReadSet
 from vector_db.common.model.collection import Collection, Metric
 
 READS = [read_keys("a"), read_all()]

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.protocol import FAR_MS, block, prepare, stage, txn
 from tests.unit.shard_core.driver import SNAPSHOT, T, Worker, abort, commit
-from vector_db.common.core.messages import Overlay, Prepare, Stage
+from vector_db.common.core.messages.reads import Overlay
+from vector_db.common.core.messages.transactions import Prepare, Stage
 from vector_db.shard.core import staging
 
 CHUNKS = [stage("t", 0, block("a", "b")), stage("t", 1, block("c"))]

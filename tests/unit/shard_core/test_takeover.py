@@ -22,14 +22,14 @@ from tests.unit.shard_core.driver import (
     commit,
     later,
 )
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     AlterCollection,
     Commit,
     DecisionRecord,
     DropCollection,
-    PromiseRequest,
     SetAliases,
 )
+from vector_db.common.core.messages.takeover import PromiseRequest
 
 # --- promises -------------------------------------------------------------------------------------
 

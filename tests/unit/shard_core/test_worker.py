@@ -24,22 +24,16 @@ from tests.support.virtual_time import run
 from tests.unit.shard_core.driver import SNAPSHOT, T, abort, commit, later
 from tests.unit.shard_wal.memory_disk import MemoryDisk
 from vector_db.common.core.codec import encode
-from vector_db.common.core.messages import (
-    AnyMessage,
-    Beat,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catching_up import EnterReply, PartRequest, TailRequest
+from vector_db.common.core.messages.decisions import (
     CreateCollection,
     Decision,
     DecisionRecord,
-    Durable,
-    EnterReply,
-    Overlay,
-    PartRequest,
-    Prepare,
     SetPlacement,
-    Stage,
-    TailRequest,
-    Vote,
 )
+from vector_db.common.core.messages.reads import Overlay
+from vector_db.common.core.messages.transactions import Beat, Durable, Prepare, Stage, Vote
 from vector_db.common.core.subjects import votes
 from vector_db.common.core.subjects import worker as worker_subject
 from vector_db.common.model.errors import StorageCorrupt

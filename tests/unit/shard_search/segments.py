@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vector_db.common.core.messages import SearchReply, SearchRequest
+from vector_db.common.core.messages.reads import SearchReply, SearchRequest
 from vector_db.common.model.collection import Metric
 from vector_db.common.model.rows import F32, I64, Blob
 from vector_db.shard.search.columns import Columns

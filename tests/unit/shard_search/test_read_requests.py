@@ -32,28 +32,30 @@ from tests.support.protocol import (
 from vector_db.common.adapters.posix_disk import PosixDisk
 from vector_db.common.adapters.system_clock import SystemClock
 from vector_db.common.core.codec import encode
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.decisions import (
     Abort,
-    AnyMessage,
-    AsOfReply,
-    AsOfRequest,
-    Beat,
     Commit,
-    CountReply,
-    CountRequest,
     CreateCollection,
     Decision,
     DecisionRecord,
+    SetPlacement,
+    SwitchCollection,
+)
+from vector_db.common.core.messages.reads import (
+    AsOfReply,
+    AsOfRequest,
+    CountReply,
+    CountRequest,
     FetchRequest,
     Overlay,
     RowsReply,
     ScrollRequest,
     SearchReply,
     SearchRequest,
-    SetPlacement,
     StagedRequest,
-    SwitchCollection,
 )
+from vector_db.common.core.messages.transactions import Beat
 from vector_db.common.core.subjects import LogName, beats, decision_log, shard_log
 from vector_db.common.core.subjects import worker as worker_subject
 from vector_db.common.model.errors import Conflict, Moved, SnapshotTooOld, TooLarge, Unavailable

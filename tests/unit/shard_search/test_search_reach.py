@@ -18,7 +18,7 @@ from tests.unit.shard_search.test_search_executor import (
     prefer_index,
     whole_numbers,
 )
-from vector_db.common.core.messages import SearchRequest
+from vector_db.common.core.messages.reads import SearchRequest
 from vector_db.common.model.collection import IndexKind, Metric
 from vector_db.common.model.filters import parse_filter
 from vector_db.common.model.limits import Limits

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.indexes import build_all_due
 from vector_db.common.adapters.posix_disk import PosixDisk
-from vector_db.common.core.messages import FetchRequest
+from vector_db.common.core.messages.reads import FetchRequest
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import NotFound, StorageCorrupt
 from vector_db.common.model.rows import Blob, RowBlock

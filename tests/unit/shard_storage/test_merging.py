@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.indexes import build_all_due, exact_index
 from vector_db.common.adapters.posix_disk import PosixDisk
-from vector_db.common.core.messages import FetchRequest, StatsRequest
+from vector_db.common.core.messages.reads import FetchRequest, StatsRequest
 from vector_db.common.model.collection import Collection, IndexKind, IndexOptions, Metric
 from vector_db.common.model.rows import Blob, RowBlock
 from vector_db.common.ports import DiskFull

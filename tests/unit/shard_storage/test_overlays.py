@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.unit.shard_storage.conftest import BlockMaker
-from vector_db.common.core.messages import FetchRequest, Overlay, ScrollRequest
+from vector_db.common.core.messages.reads import FetchRequest, Overlay, ScrollRequest
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import Conflict, InvalidArgument, NotFound, TooLarge
 from vector_db.common.model.rows import Blob, RowBlock

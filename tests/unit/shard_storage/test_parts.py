@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vector_db.common.core.messages import RowsReply, ScrollRequest
+from vector_db.common.core.messages.reads import RowsReply, ScrollRequest
 from vector_db.common.model.ids import TS_NEVER
 from vector_db.common.model.rows import Blob, RowBlock, hash_ids
 from vector_db.shard.storage.deaths import Deaths

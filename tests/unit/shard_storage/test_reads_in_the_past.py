@@ -31,7 +31,7 @@ from tests.unit.shard_storage.test_store_model import (
     shard_of,
     state_of,
 )
-from vector_db.common.core.messages import FetchRequest, Overlay, ScrollRequest, SearchRequest
+from vector_db.common.core.messages.reads import FetchRequest, Overlay, ScrollRequest, SearchRequest
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.filters import Filter, matches, parse_filter
 from vector_db.common.model.limits import Limits

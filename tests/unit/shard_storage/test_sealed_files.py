@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vector_db.common.adapters.posix_disk import PosixDisk
-from vector_db.common.core.messages import FetchRequest
+from vector_db.common.core.messages.reads import FetchRequest
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt
 from vector_db.common.model.rows import Blob, RowBlock, hash_ids

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.indexes import exact_index
 from vector_db.common.adapters.posix_disk import PosixDisk
-from vector_db.common.core.messages import StatsRequest
+from vector_db.common.core.messages.reads import StatsRequest
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import NotFound
 from vector_db.common.model.rows import RowBlock

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vector_db.common.adapters.posix_disk import PosixDisk
-from vector_db.common.core.messages import FetchRequest, RowsReply, ScrollRequest
+from vector_db.common.core.messages.reads import FetchRequest, RowsReply, ScrollRequest
 from vector_db.common.model.collection import Collection, IndexKind, IndexOptions, Metric
 from vector_db.common.model.rows import Blob, RowBlock, hash_id, hash_ids
 from vector_db.shard.building.task import drop_rows, run_task

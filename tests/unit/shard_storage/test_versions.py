@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from vector_db.common.adapters.posix_disk import PosixDisk
-from vector_db.common.core.messages import FetchRequest, SnapshotReply
+from vector_db.common.core.messages.copies import SnapshotReply
+from vector_db.common.core.messages.reads import FetchRequest
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.rows import Blob, RowBlock
 from vector_db.shard.building.task import drop_rows, run_task

@@ -8,19 +8,12 @@ from typing import Any
 
 import structlog
 
-from vector_db.common.core.messages import (
-    AnyMessage,
-    Beat,
-    ConfirmRequest,
-    Durable,
-    Member,
-    NeedTakeover,
-    Promise,
-    PromiseRequest,
-    Takeover,
-    Vote,
-    Votes,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import Member
+from vector_db.common.core.messages.decisions import Takeover
+from vector_db.common.core.messages.reads import ConfirmRequest
+from vector_db.common.core.messages.takeover import NeedTakeover, Promise, PromiseRequest
+from vector_db.common.core.messages.transactions import Beat, Durable, Vote, Votes
 from vector_db.common.core.subjects import (
     beats,
     decision_log,

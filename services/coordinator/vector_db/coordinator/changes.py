@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import CreateCollectionRequest, Moves
+from vector_db.common.core.messages.catalog import CreateCollectionRequest
+from vector_db.common.core.messages.decisions import Moves
 from vector_db.common.core.subjects import shard_log
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import Unavailable, VectorDBError

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from vector_db.common.core.messages import Member, Moves
+from vector_db.common.core.messages.catalog import Member
+from vector_db.common.core.messages.decisions import Moves
 from vector_db.common.model.errors import Unavailable
 from vector_db.common.model.ids import make_ts
 from vector_db.common.ports import Clock

@@ -8,24 +8,25 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from vector_db.common.core.domain import majority
-from vector_db.common.core.messages import (
-    AbortRequest,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import (
     AlterCollectionRequest,
-    AnyMessage,
     CatalogReply,
     CatalogRequest,
-    ConfirmReply,
-    ConfirmRequest,
     CreateCollectionRequest,
     DrainRequest,
     DropCollectionRequest,
     Member,
     SetAliasesRequest,
     SpreadRequest,
+)
+from vector_db.common.core.messages.reads import (
+    ConfirmReply,
+    ConfirmRequest,
     StrongReply,
     StrongRequest,
-    TxnStatusRequest,
 )
+from vector_db.common.core.messages.transactions import AbortRequest, TxnStatusRequest
 from vector_db.common.core.placement import place_collection
 from vector_db.common.core.subjects import worker
 from vector_db.common.model.errors import (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from vector_db.common.core.messages import CopyReply, CopyRequest
+from vector_db.common.core.messages.catalog import CopyReply, CopyRequest
 from vector_db.common.core.subjects import gateways
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import Internal, OutcomeUnknown, Unavailable, VectorDBError

@@ -14,11 +14,11 @@ from typing import Any
 import structlog
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.takeover import NeedTakeover
+from vector_db.common.core.messages.transactions import (
     AbortRequest,
     Beat,
     Durable,
-    NeedTakeover,
     Outcome,
     TxnStatus,
     TxnStatusRequest,

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.catalog import (
     AlterCollectionRequest,
     CreateCollectionRequest,
     DropCollectionRequest,

@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from vector_db.common.core.domain import majority
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import CatalogReply, CatalogRequest, Member
+from vector_db.common.core.messages.reads import StrongReply, StrongRequest
+from vector_db.common.core.messages.transactions import (
     AbortRequest,
-    AnyMessage,
     Beat,
-    CatalogReply,
-    CatalogRequest,
-    Member,
     Outcome,
-    StrongReply,
-    StrongRequest,
     TxnStatusRequest,
 )
 from vector_db.common.core.subjects import beats, members, sequencer

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from vector_db.common.core.messages import SearchRequest
+from vector_db.common.core.messages.reads import SearchRequest
 from vector_db.common.model.errors import Internal, Unavailable
 from vector_db.common.model.rows import Buffer
 from vector_db.gateway.core.requests import Effort, Hits

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vector_db.common.core.messages import AnyMessage, CopyReply, CopyRequest, RowsReply
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import CopyReply, CopyRequest
+from vector_db.common.core.messages.reads import RowsReply
 from vector_db.common.core.subjects import gateways
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import AlreadyExists, Conflict, Internal, InvalidArgument

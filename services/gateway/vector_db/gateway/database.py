@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vector_db.common.core.messages import DrainRequest, Moves
+from vector_db.common.core.messages.catalog import DrainRequest
+from vector_db.common.core.messages.decisions import Moves
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import (
     Conflict,

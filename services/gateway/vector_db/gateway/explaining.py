@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from vector_db.common.core.messages import SearchReply
+from vector_db.common.core.messages.reads import SearchReply
 
 
 class Stopwatch:

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 import structlog
 
-from vector_db.common.core.messages import CreateCollectionRequest
+from vector_db.common.core.messages.catalog import CreateCollectionRequest
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import (
     AlreadyExists,

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
-from vector_db.common.core.messages import Overlay
+from vector_db.common.core.messages.reads import Overlay
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import (
     Aborted,

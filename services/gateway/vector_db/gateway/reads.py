@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 
 from vector_db.common.core.merge import merge_rows
-from vector_db.common.core.messages import (
-    AnyMessage,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.reads import (
     CountReply,
     CountRequest,
     FetchRequest,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from vector_db.common.core.messages import Overlay, RowsReply
+from vector_db.common.core.messages.reads import Overlay, RowsReply
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import InvalidArgument, NotFound, PreconditionFailed
 from vector_db.common.model.limits import Limits

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.transactions import (
     AbortRequest,
     Outcome,
     Prepare,

@@ -6,7 +6,7 @@ moment was made up, and is refused as a bad request.
 
 from __future__ import annotations
 
-from vector_db.common.core.messages import AsOfReply, AsOfRequest
+from vector_db.common.core.messages.reads import AsOfReply, AsOfRequest
 from vector_db.common.core.subjects import worker
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import InvalidArgument, NotFound, Unavailable

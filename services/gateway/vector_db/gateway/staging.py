@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from vector_db.common.core.messages import Overlay, Stage, StagedRequest
+from vector_db.common.core.messages.reads import Overlay, StagedRequest
+from vector_db.common.core.messages.transactions import Stage
 from vector_db.common.core.subjects import shard_log, worker
 from vector_db.common.model.errors import Conflict, Unavailable
 from vector_db.common.model.rows import RowBlock, chunks_checksum

@@ -15,7 +15,13 @@ from typing import Any, TypeVar
 
 import structlog
 
-from vector_db.common.core.messages import Outcome, Prepare, Stage, TxnStatus, TxnStatusRequest
+from vector_db.common.core.messages.transactions import (
+    Outcome,
+    Prepare,
+    Stage,
+    TxnStatus,
+    TxnStatusRequest,
+)
 from vector_db.common.core.subjects import outcomes, shard_log, worker
 from vector_db.common.model.errors import (
     Conflict,

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from prometheus_client import Gauge
 
-from vector_db.common.core.messages import Member
+from vector_db.common.core.messages.catalog import Member
 from vector_db.common.core.subjects import beats, members, promises
 from vector_db.common.core.subjects import worker as worker_subject
 from vector_db.common.ports import BusUnavailable, DiskFull, Subscription

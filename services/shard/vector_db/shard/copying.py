@@ -16,8 +16,8 @@ from typing import Any
 
 import structlog
 
-from vector_db.common.core.messages import (
-    AnyMessage,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.copies import (
     FollowReply,
     FollowRequest,
     SnapshotRead,

@@ -15,19 +15,17 @@ import structlog
 
 from vector_db.common.core.codec import encode
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import (
-    CatalogReply,
-    CatalogRequest,
-    DecisionRecord,
+from vector_db.common.core.messages.catalog import CatalogReply, CatalogRequest
+from vector_db.common.core.messages.catching_up import (
     EnterReply,
     EnterRequest,
-    FollowReply,
-    FollowRequest,
     PartReply,
     PartRequest,
     TailReply,
     TailRequest,
 )
+from vector_db.common.core.messages.copies import FollowReply, FollowRequest
+from vector_db.common.core.messages.decisions import DecisionRecord
 from vector_db.common.core.subjects import sequencer
 from vector_db.common.core.subjects import worker as worker_subject
 from vector_db.common.model.errors import StorageCorrupt, Unavailable, VectorDBError

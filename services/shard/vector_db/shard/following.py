@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from vector_db.common.core.messages import NeedTakeover
+from vector_db.common.core.messages.takeover import NeedTakeover
 from vector_db.common.core.subjects import LogName, decision_log, shard_log, votes
 from vector_db.common.ports import Bus, BusUnavailable, Subscription
 

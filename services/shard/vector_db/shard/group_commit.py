@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 
 import structlog
 
-from vector_db.common.core.messages import Durable, Vote, Votes
+from vector_db.common.core.messages.transactions import Durable, Vote, Votes
 from vector_db.common.core.subjects import votes
 from vector_db.common.ports import Bus, BusUnavailable, DiskFull
 from vector_db.shard.storage.wal import Wal

@@ -18,31 +18,31 @@ from typing import TypeAlias, TypeVar
 import msgspec
 import orjson
 
-from vector_db.common.core.messages import (
-    AnyMessage,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catching_up import EnterRequest, PartRequest, TailRequest
+from vector_db.common.core.messages.copies import (
+    FollowRequest,
+    SnapshotRead,
+    SnapshotReply,
+    SnapshotRequest,
+)
+from vector_db.common.core.messages.reads import (
     AsOfReply,
     AsOfRequest,
     ConfirmReply,
     ConfirmRequest,
     CountReply,
     CountRequest,
-    EnterRequest,
     FetchRequest,
-    FollowRequest,
     Overlay,
-    PartRequest,
     RowsReply,
     ScrollRequest,
     SearchReply,
     SearchRequest,
-    SnapshotRead,
-    SnapshotReply,
-    SnapshotRequest,
     StagedRequest,
     StatsRequest,
-    TailRequest,
-    TxnStatusRequest,
 )
+from vector_db.common.core.messages.transactions import TxnStatusRequest
 from vector_db.common.model.errors import (
     Conflict,
     InvalidArgument,

@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import google_crc32c
 
-from vector_db.common.core.messages import AnyMessage, SnapshotBytes, SnapshotRead
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.copies import SnapshotBytes, SnapshotRead
 from vector_db.common.model.errors import Unavailable
 from vector_db.common.ports import Clock
 

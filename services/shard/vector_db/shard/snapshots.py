@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import structlog
 
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.copies import (
     SnapshotBytes,
     SnapshotRead,
     SnapshotReply,

@@ -16,26 +16,20 @@ from typing import TypeVar
 import structlog
 
 from vector_db.common.core.codec import BadMessage, decode, encode
-from vector_db.common.core.messages import (
-    AnyMessage,
-    Beat,
-    DecisionRecord,
-    Durable,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catching_up import (
     EnterReply,
     EnterRequest,
-    FollowReply,
-    FollowRequest,
-    Overlay,
     PartReply,
     PartRequest,
-    Prepare,
-    Promise,
-    PromiseRequest,
-    Stage,
     TailReply,
     TailRequest,
-    Vote,
 )
+from vector_db.common.core.messages.copies import FollowReply, FollowRequest
+from vector_db.common.core.messages.decisions import DecisionRecord
+from vector_db.common.core.messages.reads import Overlay
+from vector_db.common.core.messages.takeover import Promise, PromiseRequest
+from vector_db.common.core.messages.transactions import Beat, Durable, Prepare, Stage, Vote
 from vector_db.common.core.subjects import promise_replies
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt, Unavailable, VectorDBError
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, NoResponders

@@ -18,7 +18,8 @@ from vector_db.common.adapters.nats_link import NatsLink
 from vector_db.common.adapters.nats_maker import STREAM_EXISTS, LogMaker
 from vector_db.common.adapters.nats_tail import API_TIMEOUT_S, STREAM_NOT_FOUND, NatsTail
 from vector_db.common.core.codec import BadMessage, decode, encode
-from vector_db.common.core.messages import AnyMessage, ErrorReply
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.base import ErrorReply
 from vector_db.common.core.subjects import LogName
 from vector_db.common.model.errors import (
     Internal,

@@ -10,7 +10,9 @@ from __future__ import annotations
 import google_crc32c
 import msgspec
 
-from vector_db.common.core.messages import AnyMessage, DecisionRecord, Prepare, Stage
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.decisions import DecisionRecord
+from vector_db.common.core.messages.transactions import Prepare, Stage
 from vector_db.common.model.errors import NewerFormat
 
 MESSAGE_VERSION = 1

@@ -10,7 +10,7 @@ from operator import attrgetter
 
 import msgspec
 
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     Abort,
     AlterCollection,
     Commit,

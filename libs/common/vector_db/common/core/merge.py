@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vector_db.common.core.messages import RowsReply
+from vector_db.common.core.messages.reads import RowsReply
 from vector_db.common.model.rows import Blob
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.catalog import (
     AlterCollectionRequest,
     CreateCollectionRequest,
     SpreadRequest,

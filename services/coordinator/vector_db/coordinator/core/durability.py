@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vector_db.common.core.domain import DomainState, majority
-from vector_db.common.core.messages import Durable
+from vector_db.common.core.messages.transactions import Durable
 from vector_db.common.model.ids import make_ts
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from vector_db.common.core.domain import DomainState, majority
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     Abort,
     AlterCollection,
     Commit,
@@ -32,16 +32,13 @@ from vector_db.common.core.messages import (
     Decision,
     DecisionRecord,
     DropCollection,
-    Durable,
     Moves,
-    Outcome,
     SetAliases,
     SetPlacement,
     SwitchCollection,
     Takeover,
-    TxnStatus,
-    Vote,
 )
+from vector_db.common.core.messages.transactions import Durable, Outcome, TxnStatus, Vote
 from vector_db.common.model.collection import RECALL_TARGET, Collection, IndexOptions, Metric
 from vector_db.common.model.ids import make_ts, txn_deadline_ms, txn_term
 from vector_db.coordinator.core.durability import Durability

@@ -14,7 +14,8 @@ import msgspec
 
 from vector_db.common.core.domain import DomainState, majority
 from vector_db.common.core.history import common_ts
-from vector_db.common.core.messages import DecisionRecord, Promise, Takeover
+from vector_db.common.core.messages.decisions import DecisionRecord, Takeover
+from vector_db.common.core.messages.takeover import Promise
 from vector_db.common.model.ids import make_ts
 
 TAKEOVER_BYTES_MAX = 4 * 1024 * 1024

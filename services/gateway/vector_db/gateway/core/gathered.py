@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vector_db.common.core.messages import Overlay, RowsReply
+from vector_db.common.core.messages.reads import Overlay, RowsReply
 from vector_db.common.model.rows import Blob
 
 

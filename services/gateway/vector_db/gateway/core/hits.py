@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vector_db.common.core.messages import SearchReply
+from vector_db.common.core.messages.reads import SearchReply
 from vector_db.gateway.core.requests import Hits
 
 

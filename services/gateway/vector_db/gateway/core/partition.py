@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vector_db.common.core.messages import ReadSet
+from vector_db.common.core.messages.transactions import ReadSet
 from vector_db.common.core.placement import shards_of_ids
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.limits import CHUNK_BYTES_MAX

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from vector_db.common.core.messages import ReadSet
+from vector_db.common.core.messages.transactions import ReadSet
 from vector_db.common.core.placement import shards_of_ids
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.rows import Blob, hash_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from vector_db.common.core.messages import StatsReply
+from vector_db.common.core.messages.reads import StatsReply
 
 
 def stats_sum(replies: Sequence[StatsReply]) -> StatsReply:

@@ -18,13 +18,9 @@ import google_crc32c
 import msgspec
 import structlog
 
-from vector_db.common.core.messages import (
-    AnyMessage,
-    CatalogReply,
-    CatalogRequest,
-    StrongReply,
-    StrongRequest,
-)
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.catalog import CatalogReply, CatalogRequest
+from vector_db.common.core.messages.reads import StrongReply, StrongRequest
 from vector_db.common.core.subjects import sequencer
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.errors import StorageCorrupt, Unavailable

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import google_crc32c
 
-from vector_db.common.core.messages import (
-    AnyMessage,
+from vector_db.common.core.messages import AnyMessage
+from vector_db.common.core.messages.copies import (
     SnapshotRead,
     SnapshotReply,
     SnapshotRequest,

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.decisions import (
     Abort,
     AlterCollection,
     Commit,

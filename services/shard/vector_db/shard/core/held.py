@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vector_db.common.core.codec import encode
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import Commit, Decision, DecisionRecord, Takeover
+from vector_db.common.core.messages.decisions import Commit, Decision, DecisionRecord, Takeover
 from vector_db.common.model.rows import Buffer
 from vector_db.shard.core.history import common_ts, completed, follows, told_after
 from vector_db.shard.core.history import without_takeovers as plain

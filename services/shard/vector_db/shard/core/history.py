@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from vector_db.common.core import history
-from vector_db.common.core.messages import DecisionRecord, Takeover
+from vector_db.common.core.messages.decisions import DecisionRecord, Takeover
 from vector_db.common.model.ids import ts_n, ts_term
 
 

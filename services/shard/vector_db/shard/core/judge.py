@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import Prepare, ReadSet
+from vector_db.common.core.messages.transactions import Prepare, ReadSet
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.rows import RowBlock
 from vector_db.shard.core.conflicts import Conflicts, Footprint

@@ -15,17 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import (
-    DecisionRecord,
-    EnterReply,
-    Overlay,
-    Prepare,
-    SetPlacement,
-    Stage,
-    Takeover,
-    TxnStatus,
-    Vote,
-)
+from vector_db.common.core.messages.catching_up import EnterReply
+from vector_db.common.core.messages.decisions import DecisionRecord, SetPlacement, Takeover
+from vector_db.common.core.messages.reads import Overlay
+from vector_db.common.core.messages.transactions import Prepare, Stage, TxnStatus, Vote
 from vector_db.common.model.ids import ts_term, txn_deadline_ms, txn_term
 from vector_db.common.model.rows import Buffer, RowBlock
 from vector_db.shard.core.applied import Applied

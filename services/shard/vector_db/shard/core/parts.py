@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import DecisionRecord, Vote
+from vector_db.common.core.messages.decisions import DecisionRecord
+from vector_db.common.core.messages.transactions import Vote
 from vector_db.common.model.collection import Collection
 from vector_db.common.model.rows import I64, RowBlock
 

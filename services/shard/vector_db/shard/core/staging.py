@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from vector_db.common.core.messages import Prepare, ReadSet, Stage, Vote
+from vector_db.common.core.messages.transactions import Prepare, ReadSet, Stage, Vote
 from vector_db.common.model.limits import STAGED_PART_BYTES_MAX
 from vector_db.common.model.rows import U64, RowBlock, chunks_checksum, hash_ids
 from vector_db.shard.core.conflicts import Footprint, KeySource

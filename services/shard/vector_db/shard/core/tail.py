@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from vector_db.common.core.messages import DecisionRecord
+from vector_db.common.core.messages.decisions import DecisionRecord
 from vector_db.shard.core.history import without_takeovers
 
 

@@ -27,14 +27,9 @@ from __future__ import annotations
 
 from vector_db.common.core import history
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import (
-    Abort,
-    Commit,
-    EnterReply,
-    Promise,
-    PromiseRequest,
-    Takeover,
-)
+from vector_db.common.core.messages.catching_up import EnterReply
+from vector_db.common.core.messages.decisions import Abort, Commit, Takeover
+from vector_db.common.core.messages.takeover import Promise, PromiseRequest
 from vector_db.common.model.ids import make_ts, ts_term
 from vector_db.shard.core.applied import Applied
 from vector_db.shard.core.held import Held

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from vector_db.common.core.messages import Prepare, Stage
+from vector_db.common.core.messages.transactions import Prepare, Stage
 from vector_db.shard.core.conflicts import Conflicts
 from vector_db.shard.core.staging import Part, RecordSource
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from vector_db.common.core.domain import DomainState
-from vector_db.common.core.messages import Prepare, Vote
+from vector_db.common.core.messages.transactions import Prepare, Vote
 from vector_db.shard.core.judge import judge
 from vector_db.shard.core.parts import RowStore
 from vector_db.shard.core.staging import Part

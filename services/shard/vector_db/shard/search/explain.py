@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vector_db.common.core.messages import SearchReply, SearchRequest
+from vector_db.common.core.messages.reads import SearchReply, SearchRequest
 from vector_db.common.model.collection import RECALL_TARGET, IndexKind, Metric
 from vector_db.common.model.filters import Filter
 from vector_db.shard.core.planner import Method

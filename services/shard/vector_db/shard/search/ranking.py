@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vector_db.common.core.messages import SearchReply, SearchRequest
+from vector_db.common.core.messages.reads import SearchReply, SearchRequest
 from vector_db.common.model.rows import Blob
 from vector_db.shard.search.scan import Rows
 from vector_db.shard.search.score import F64, Key, Queries, keys, similarities

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vector_db.common.core.messages import SearchRequest
+from vector_db.common.core.messages.reads import SearchRequest
 from vector_db.common.model.filters import Filter
 from vector_db.shard.core.planner import Method, Wish
 from vector_db.shard.search.candidates import Found, candidates

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from vector_db.common.core.messages import SnapshotReply, SnapshotSegment
+from vector_db.common.core.messages.copies import SnapshotReply, SnapshotSegment
 from vector_db.common.model.errors import StorageCorrupt
 from vector_db.common.model.rows import RowBlock
 from vector_db.common.ports import AppendFile, Disk

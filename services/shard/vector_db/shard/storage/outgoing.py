@@ -13,7 +13,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.copies import (
     SnapshotBytes,
     SnapshotFile,
     SnapshotSegment,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
-from vector_db.common.core.messages import Overlay
+from vector_db.common.core.messages.reads import Overlay
 from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import Conflict, TooLarge
 from vector_db.common.model.limits import OVERLAY_BYTES_MAX

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vector_db.common.core.messages import RowsReply
+from vector_db.common.core.messages.reads import RowsReply
 from vector_db.common.model.rows import U32, Blob
 from vector_db.shard.storage.growing import GrowingSegment
 from vector_db.shard.storage.overlay import Layer, StagedRows

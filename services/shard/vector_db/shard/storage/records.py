@@ -12,7 +12,9 @@ from enum import IntEnum
 import msgspec
 
 from vector_db.common.core.codec import decode
-from vector_db.common.core.messages import DecisionRecord, EnterReply, Prepare, Stage
+from vector_db.common.core.messages.catching_up import EnterReply
+from vector_db.common.core.messages.decisions import DecisionRecord
+from vector_db.common.core.messages.transactions import Prepare, Stage
 from vector_db.common.model.errors import NewerFormat, StorageCorrupt
 from vector_db.common.model.rows import Buffer, RowBlock
 from vector_db.shard.storage.wal import Wal

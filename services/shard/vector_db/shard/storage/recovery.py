@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random, SystemRandom
 
-from vector_db.common.core.messages import DecisionRecord, EnterReply
+from vector_db.common.core.messages.catching_up import EnterReply
+from vector_db.common.core.messages.decisions import DecisionRecord
 from vector_db.common.model.errors import StorageCorrupt
 from vector_db.common.ports import Disk
 from vector_db.shard.core.participant import Participant

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection as Sized
 from collections.abc import Iterable
 
-from vector_db.common.core.messages import StatsReply
+from vector_db.common.core.messages.reads import StatsReply
 from vector_db.common.model.collection import Collection, IndexKind, Metric
 from vector_db.common.model.ids import TS_NEVER
 from vector_db.shard.core.footprint import column_bytes, index_bytes

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 from typing import Any
 
-from vector_db.common.core.messages import (
+from vector_db.common.core.messages.reads import (
     FetchRequest,
     RowsReply,
     ScrollRequest,
