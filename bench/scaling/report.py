@@ -76,15 +76,26 @@ def waited(observations: Sequence[Observation], found: Constants, title: str) ->
     """Quantiles in ms as one client saw them, and the model's error in percent.
 
     Of one client alone: what several wait for on one machine is each other's processors, of which
-    the model gives every process its own.
+    the model gives every process its own. `CPU` is that of all processes for one operation.
     """
-    header = ["work", "workers", "replicas", "parts", "p50 ms", "error", "p99 ms", "error"]
+    header = [
+        "work",
+        "workers",
+        "replicas",
+        "parts",
+        "CPU ms",
+        "p50 ms",
+        "error",
+        "p99 ms",
+        "error",
+    ]
     rows = [_waited(one, found) for one in observations if one.kind in ("query", "write")]
     print_table(title, header, rows, frozenset((0,)))
 
 
 def _waited(seen: Observation, found: Constants) -> list[str]:
     line = [seen.kind, *map(str, (seen.shape.workers, seen.shape.replicas, seen.participants))]
+    line.append(f"{1000 * sum(seen.cpu_s.values()) / seen.count:.2f}")
     predict = query_s if seen.kind == "query" else write_s
     for q, measured_ms in ((0.5, seen.p50_ms), (0.99, seen.p99_ms)):
         predicted_s = predict(seen.shape, Load(participants=seen.participants), found, q)
