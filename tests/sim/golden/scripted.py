@@ -29,7 +29,8 @@ from vector_db.common.core.messages.takeover import PromiseRequest
 from vector_db.common.core.messages.transactions import Durable, Prepare, Vote
 from vector_db.common.model.collection import Metric
 from vector_db.common.model.ids import make_ts, ts_n, ts_term
-from vector_db.coordinator.core.sequencer import Effects, Sequencer
+from vector_db.coordinator.core.effects import Effects
+from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import Survey
 from vector_db.shard.core.participant import Participant
 from vector_db.shard.core.parts import ChainBroken
@@ -176,7 +177,7 @@ class Domain:
         pairs = (one.split(":") for one in shards.split(","))
         replicas = {int(shard): tuple(names.split("+")) for shard, names in pairs}
         sequencer = self._sequencer()
-        effects = sequencer.create_collection(
+        effects = sequencer.changes.create_collection(
             name, 1, Metric.DOT, tuple(replicas), sequencer.state.replicas | replicas, 1
         )
         yield from self._effects(sequencer, effects)
@@ -186,7 +187,7 @@ class Domain:
         collection = sequencer.state.by_name(name)
         if collection is None:
             raise ValueError(f"no collection {name}")
-        yield from self._effects(sequencer, sequencer.drop_collection((collection,), 1))
+        yield from self._effects(sequencer, sequencer.changes.drop_collection((collection,), 1))
 
     def do_now(self, ms: str) -> Output:
         """The time moves on, and every sequencer looks at the clock."""

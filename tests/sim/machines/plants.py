@@ -20,7 +20,8 @@ from vector_db.common.core.messages.decisions import DecisionRecord
 from vector_db.common.core.messages.takeover import Promise, PromiseRequest
 from vector_db.common.core.messages.transactions import Prepare, Stage, TxnStatus, Vote
 from vector_db.coordinator.core.durability import Durability
-from vector_db.coordinator.core.sequencer import Effects, Sequencer
+from vector_db.coordinator.core.effects import Effects
+from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import Survey
 from vector_db.shard.core.applied import Applied
 from vector_db.shard.core.conflicts import Conflicts, Footprint

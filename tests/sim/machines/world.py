@@ -19,7 +19,8 @@ from vector_db.common.core.messages.decisions import DecisionRecord
 from vector_db.common.core.messages.takeover import PromiseRequest
 from vector_db.common.core.messages.transactions import Durable, Outcome, Prepare, Stage, Vote
 from vector_db.common.model.collection import Collection, Metric
-from vector_db.coordinator.core.sequencer import Effects, Sequencer
+from vector_db.coordinator.core.effects import Effects
+from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import HistoryLost, Survey
 from vector_db.shard.core.parts import ChainBroken
 
@@ -171,7 +172,7 @@ class World:
         if sequencer.state.replicas or leader.asked or not sequencer.placement_settled:
             return
         leader.asked = True
-        made = sequencer.create_collection(
+        made = sequencer.changes.create_collection(
             "c", DIMENSION, Metric.EUCLIDEAN, self.shards, dict(self.replicas), 1
         )
         self.carry_out(leader, made)

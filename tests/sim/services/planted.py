@@ -26,6 +26,7 @@ from vector_db.common.ports import DiskFull
 from vector_db.coordinator.core.durability import Durability
 from vector_db.coordinator.core.sequencer import Sequencer
 from vector_db.coordinator.core.takeover import Survey
+from vector_db.coordinator.core.two_phase_commit import TwoPhaseCommit
 from vector_db.coordinator.requests import Requests
 from vector_db.gateway.cluster import ClusterView
 from vector_db.gateway.core.entries import Entries
@@ -116,17 +117,17 @@ def _acknowledged_early() -> Iterator[None]:
 
 @_plant("committed with one shard's vote", 1003)
 def _one_vote() -> Iterator[None]:
-    real = Sequencer._maybe_decide
+    real = TwoPhaseCommit._maybe_decide
 
-    def decide(self: Sequencer, txn: Any, now_ms: int, effects: Any) -> None:
+    def decide(self: TwoPhaseCommit, txn: Any, now_ms: int, effects: Any) -> None:
         if txn.yes:
             for shard in txn.participants:
-                voters = self._in_force.get(shard, ())
-                txn.yes.setdefault(shard, dict.fromkeys(voters, self.last_ts))
+                voters = self._placements._in_force.get(shard, ())
+                txn.yes.setdefault(shard, dict.fromkeys(voters, self._order.last_ts))
             txn.no.clear()
         real(self, txn, now_ms, effects)
 
-    with patch.object(Sequencer, "_maybe_decide", decide):
+    with patch.object(TwoPhaseCommit, "_maybe_decide", decide):
         yield
 
 

@@ -8,7 +8,9 @@ from tests.support.protocol import FAR_MS, Replicas, collection, durable, takeov
 from vector_db.common.core.messages.decisions import Abort, Commit
 from vector_db.common.core.messages.transactions import Outcome, TxnStatus
 from vector_db.common.model.ids import make_ts, make_txn_id
-from vector_db.coordinator.core.sequencer import DECIDED_MEMORY_MS, Effects, Sequencer
+from vector_db.coordinator.core.effects import Effects
+from vector_db.coordinator.core.sequencer import Sequencer
+from vector_db.coordinator.core.two_phase_commit import DECIDED_MEMORY_MS
 
 NOW_MS = 1_000
 ONE_EACH: Replicas = {0: ("w1",), 1: ("w2",)}

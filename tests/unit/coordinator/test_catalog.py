@@ -215,8 +215,8 @@ def begun() -> Sequencer:
 def test_options_and_aliases_are_answered_once_durable_in_the_order_of_their_decisions() -> None:
     sequencer = begun()
     changed = msgspec.structs.replace(ONE, recall_target=0.9)
-    assert not sequencer.alter_collection((changed,), 7).replies
-    assert not sequencer.set_aliases({"now": TWO.id}, 8).replies
+    assert not sequencer.changes.alter_collection((changed,), 7).replies
+    assert not sequencer.changes.set_aliases({"now": TWO.id}, 8).replies
     record = sequencer.take_record(NOW_MS)
     assert record.decisions == (
         AlterCollection(T(2, 1), changed),
@@ -235,7 +235,7 @@ def test_a_change_of_options_aborts_no_transaction() -> None:
     parts = (0, 1)
     first = vote("t", "w1", shard=0, participants=parts, term=2, collections=(ONE.id,))
     sequencer.vote(first, NOW_MS)
-    sequencer.alter_collection((msgspec.structs.replace(ONE, fields=("lang",)),), 7)
+    sequencer.changes.alter_collection((msgspec.structs.replace(ONE, fields=("lang",)),), 7)
     second = vote("t", "w2", shard=1, participants=parts, term=2, collections=(ONE.id,))
     assert not sequencer.vote(second, NOW_MS).outcomes
     kinds = [type(d) for d in sequencer.take_record(NOW_MS).decisions]
@@ -244,8 +244,8 @@ def test_a_change_of_options_aborts_no_transaction() -> None:
 
 def test_a_drop_ends_the_aliases_of_its_collection() -> None:
     sequencer = begun()
-    sequencer.set_aliases({"now": ONE.id, "other": TWO.id}, 7)
-    sequencer.drop_collection((ONE,), 8)
+    sequencer.changes.set_aliases({"now": ONE.id, "other": TWO.id}, 7)
+    sequencer.changes.drop_collection((ONE,), 8)
     assert sequencer.state.aliases == {"other": TWO.id}
     assert sequencer.state.by_name("now") is None
     assert isinstance(sequencer.take_record(NOW_MS).decisions[-1], DropCollection)

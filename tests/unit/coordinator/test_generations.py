@@ -18,7 +18,8 @@ from vector_db.common.core.messages.decisions import (
 )
 from vector_db.common.model.collection import Collection, IndexOptions
 from vector_db.common.model.ids import make_ts
-from vector_db.coordinator.core.sequencer import Effects, Sequencer
+from vector_db.coordinator.core.effects import Effects
+from vector_db.coordinator.core.sequencer import Sequencer
 
 NOW_MS = 1_000
 T = make_ts
@@ -52,7 +53,7 @@ def confirm(sequencer: Sequencer, ts: int) -> list[int]:
 def spreading() -> Sequencer:
     """`C` is being spread over both shards, since `SPREAD_TS`."""
     sequencer = begun(C, OTHER)
-    sequencer.spread_collection(C, (0, 1), PLACED, 7)
+    sequencer.changes.spread_collection(C, (0, 1), PLACED, 7)
     assert decided(sequencer) == [CreateCollection(SPREAD_TS, second())]
     return sequencer
 
@@ -112,7 +113,7 @@ def reason_of(decision: Decision) -> str:
 
 def test_a_second_generation_is_an_entry_like_the_first_on_other_shards() -> None:
     sequencer = begun(C)
-    assert not sequencer.spread_collection(C, (0, 1), PLACED, 7).replies
+    assert not sequencer.changes.spread_collection(C, (0, 1), PLACED, 7).replies
     assert decided(sequencer) == [CreateCollection(SPREAD_TS, second())]
     assert sequencer.state.by_name("c") == C, "which stays in force"
     assert confirm(sequencer, SPREAD_TS) == [7]
@@ -120,7 +121,7 @@ def test_a_second_generation_is_an_entry_like_the_first_on_other_shards() -> Non
 
 def test_the_shards_that_a_second_generation_needs_are_placed_before_it() -> None:
     sequencer = begun(C)
-    sequencer.spread_collection(C, (0, 2), PLACED | {2: ("w3",)}, 7)
+    sequencer.changes.spread_collection(C, (0, 2), PLACED | {2: ("w3",)}, 7)
     assert [type(d) for d in decided(sequencer)] == [SetPlacement, CreateCollection]
     assert sequencer.durable(durable("w1", T(2, 2), term=2)).replies == []
     assert confirm(sequencer, T(2, 2)) == [7], "once the placement is in force"
@@ -129,7 +130,7 @@ def test_the_shards_that_a_second_generation_needs_are_placed_before_it() -> Non
 def test_a_later_generation_names_the_first_one() -> None:
     now = msgspec.structs.replace(second(), replaces=0, since_ts=T(1, 8), id=T(1, 7))
     sequencer = begun(now)
-    sequencer.spread_collection(now, (0,), PLACED, 7)
+    sequencer.changes.spread_collection(now, (0,), PLACED, 7)
     (created,) = decided(sequencer)
     assert isinstance(created, CreateCollection)
     assert (created.collection.first_id, created.collection.replaces) == (C.id, now.id)
@@ -140,7 +141,7 @@ def test_what_is_undecided_when_a_second_generation_begins_is_aborted_as_a_confl
     sequencer = begun(C, OTHER)
     half(sequencer, "t", C.id)
     half(sequencer, "u", OTHER.id)
-    effects = sequencer.spread_collection(C, (0, 1), PLACED, 7)
+    effects = sequencer.changes.spread_collection(C, (0, 1), PLACED, 7)
     assert [(o.txn_id, o.reason) for _, o in effects.outcomes] == [(txn("t"), "conflict")]
     assert [type(d) for d in decided(sequencer)] == [CreateCollection, Abort]
     assert sequencer.status(txn("u")).state == "pending"
@@ -152,7 +153,7 @@ def test_what_is_undecided_when_a_second_generation_begins_is_aborted_as_a_confl
 def test_nothing_is_committed_that_was_given_to_shards_by_a_catalog_before_it() -> None:
     sequencer = begun(C, OTHER)
     assert isinstance(whole(sequencer, "s", C.id, catalog_ts=C.id), Commit)
-    sequencer.spread_collection(C, (0, 1), PLACED, 7)
+    sequencer.changes.spread_collection(C, (0, 1), PLACED, 7)
     (created,) = decided(sequencer)
     spread_ts = created.ts
     early = whole(sequencer, "t", C.id, catalog_ts=spread_ts - 1)
@@ -195,9 +196,9 @@ def test_a_collection_that_was_dropped_is_told_rather_than_a_conflict() -> None:
 
 def test_a_switch_puts_the_second_generation_in_force_at_the_time_of_its_record() -> None:
     sequencer = spreading()
-    sequencer.set_aliases({"now": C.id}, 8)
+    sequencer.changes.set_aliases({"now": C.id}, 8)
     decided(sequencer)
-    sequencer.switch_collection(second(), 5_000, 9)
+    sequencer.changes.switch_collection(second(), 5_000, 9)
     record = sequencer.take_record(NOW_MS)
     assert record.decisions == (SwitchCollection(T(2, 3), SPREAD_TS, 5_000),)
     assert record.wall_ms == 5_000
@@ -212,7 +213,7 @@ def test_a_switch_puts_the_second_generation_in_force_at_the_time_of_its_record(
 def test_a_clock_that_steps_back_does_not_shorten_how_long_the_first_is_kept() -> None:
     sequencer = spreading()
     sequencer.tick(9_000)
-    sequencer.switch_collection(second(), 5_000, 9)
+    sequencer.changes.switch_collection(second(), 5_000, 9)
     assert sequencer.state.collections[C.id].until_ms == 9_000
 
 
@@ -220,14 +221,14 @@ def test_what_is_undecided_at_the_switch_is_aborted_as_a_conflict() -> None:
     sequencer = spreading()
     half(sequencer, "t", C.id, SPREAD_TS)
     half(sequencer, "u", OTHER.id)
-    effects = sequencer.switch_collection(second(), NOW_MS, 9)
+    effects = sequencer.changes.switch_collection(second(), NOW_MS, 9)
     assert [(o.txn_id, o.reason) for _, o in effects.outcomes] == [(txn("t"), "conflict")]
     assert sequencer.status(txn("u")).state == "pending"
 
 
 def test_after_the_switch_nothing_that_touches_the_first_generation_is_committed() -> None:
     sequencer = spreading()
-    sequencer.switch_collection(second(), NOW_MS, 9)
+    sequencer.changes.switch_collection(second(), NOW_MS, 9)
     decided(sequencer)
     assert reason_of(whole(sequencer, "t", C.id, SPREAD_TS)) == "conflict"
     assert reason_of(whole(sequencer, "u", C.id, catalog_ts=T(2, 9))) == "conflict"
@@ -241,7 +242,7 @@ def test_to_give_up_ends_the_second_generation_and_what_is_undecided_there() -> 
     sequencer = spreading()
     half(sequencer, "t", C.id, SPREAD_TS)
     half(sequencer, "u", C.id)
-    effects = sequencer.drop_generation(second(), 9)
+    effects = sequencer.changes.drop_generation(second(), 9)
     assert [(o.txn_id, o.reason) for _, o in effects.outcomes] == [(txn("t"), "conflict")]
     assert [type(d) for d in decided(sequencer)] == [DropCollection, Abort]
     assert sequencer.state.by_name("c") == C
@@ -253,7 +254,7 @@ def test_to_give_up_ends_the_second_generation_and_what_is_undecided_there() -> 
 
 def test_replicas_that_do_not_find_a_generation_given_up_mean_no_collection() -> None:
     sequencer = spreading()
-    sequencer.drop_generation(second(), 9)
+    sequencer.changes.drop_generation(second(), 9)
     decided(sequencer)
     effects = half(sequencer, "t", C.id, SPREAD_TS, no="not_found")
     assert [o.reason for _, o in effects.outcomes] == ["conflict"]
@@ -265,7 +266,7 @@ def test_replicas_that_do_not_find_a_generation_given_up_mean_no_collection() ->
 def test_a_drop_ends_all_generations_the_one_in_force_last(touched: int) -> None:
     sequencer = spreading()
     half(sequencer, "t", touched)
-    effects = sequencer.drop_collection((second(), C), 9)
+    effects = sequencer.changes.drop_collection((second(), C), 9)
     assert [o.reason for _, o in effects.outcomes] == ["not_found"]
     drops = [d for d in decided(sequencer) if isinstance(d, DropCollection)]
     assert drops == [DropCollection(T(2, 2), SPREAD_TS), DropCollection(T(2, 3), C.id)]
@@ -278,7 +279,7 @@ def test_a_drop_ends_all_generations_the_one_in_force_last(touched: int) -> None
 def test_all_entries_that_are_altered_are_answered_for_at_once() -> None:
     sequencer = spreading()
     entries = tuple(msgspec.structs.replace(c, fields=("b",)) for c in (second(), C))
-    sequencer.alter_collection(entries, 9)
+    sequencer.changes.alter_collection(entries, 9)
     assert decided(sequencer) == [
         AlterCollection(T(2, 2), entries[0]),
         AlterCollection(T(2, 3), entries[1]),

@@ -48,7 +48,7 @@ def cast(
 
 def place(sequencer: Sequencer, *replicas: str, moves: Moves = Moves()) -> int:
     """Other replicas of shard 0; the ts of the placement."""
-    sequencer.set_placement(TWO | {0: replicas}, moves, 7)
+    sequencer.changes.set_placement(TWO | {0: replicas}, moves, 7)
     (placed,) = sequencer.take_record(NOW_MS).decisions
     assert isinstance(placed, SetPlacement)
     return placed.ts
@@ -60,7 +60,7 @@ def place(sequencer: Sequencer, *replicas: str, moves: Moves = Moves()) -> int:
 def test_a_shard_changes_by_one_worker_at_most(replicas: tuple[str, ...]) -> None:
     sequencer = begun(TWO)
     with pytest.raises(ValueError, match="shard 0 changes"):
-        sequencer.set_placement(TWO | {0: replicas}, Moves(), 7)
+        sequencer.changes.set_placement(TWO | {0: replicas}, Moves(), 7)
     assert not sequencer.has_decisions()
 
 
@@ -69,10 +69,10 @@ def test_the_next_placement_waits_until_a_majority_of_every_shard_knows_the_last
     ts = place(sequencer, "w1", "w2", "w3", "w5")
     assert confirm(sequencer, ts, "w1", "w2", "w4") == [], "two of four are no majority"
     with pytest.raises(ValueError, match="not in force"):
-        sequencer.set_placement(TWO, Moves(), 8)
+        sequencer.changes.set_placement(TWO, Moves(), 8)
     assert confirm(sequencer, ts, "w5") == [7]
     assert sequencer.placement_settled
-    sequencer.set_placement(TWO, Moves(), 8)
+    sequencer.changes.set_placement(TWO, Moves(), 8)
 
 
 def test_votes_count_by_the_placement_in_force_if_given_in_its_knowledge() -> None:

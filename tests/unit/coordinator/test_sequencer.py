@@ -29,12 +29,10 @@ from vector_db.common.core.messages.decisions import (
 from vector_db.common.core.messages.transactions import Outcome, TxnStatus
 from vector_db.common.model.collection import Metric
 from vector_db.common.model.ids import make_ts
-from vector_db.coordinator.core.sequencer import (
-    DECIDED_MEMORY_MS,
-    DECISIONS_PER_RECORD_MAX,
-    Effects,
-    Sequencer,
-)
+from vector_db.coordinator.core.effects import Effects
+from vector_db.coordinator.core.order import DECISIONS_PER_RECORD_MAX
+from vector_db.coordinator.core.sequencer import Sequencer
+from vector_db.coordinator.core.two_phase_commit import DECIDED_MEMORY_MS
 
 NOW_MS = 1_000
 ONE_EACH: Replicas = {0: ("w1",), 1: ("w2",)}
@@ -373,7 +371,7 @@ def test_nothing_is_stable_before_the_takeover_is_durable() -> None:
 
 
 def created(sequencer: Sequencer, replicas: Replicas, name: str = "new", token: int = 7) -> Effects:
-    return sequencer.create_collection(
+    return sequencer.changes.create_collection(
         name, 4, Metric.COSINE, tuple(replicas), dict(replicas), token
     )
 
@@ -426,7 +424,7 @@ def test_a_drop_aborts_what_is_undecided_on_the_collection() -> None:
     sequencer = begun(ONE_EACH)
     cast(sequencer, ("w1", 0, ""))
     (found,) = sequencer.state.collections.values()
-    effects = sequencer.drop_collection((found,), 3)
+    effects = sequencer.changes.drop_collection((found,), 3)
     assert [o.reason for _, o in effects.outcomes] == ["not_found"]
     assert [type(d) for d in decided(sequencer)] == [DropCollection, Abort]
     assert sequencer.state.by_name("c") is None
@@ -436,7 +434,7 @@ def test_a_drop_aborts_what_is_undecided_on_the_collection() -> None:
 def test_a_write_to_a_collection_that_was_dropped_in_between_is_aborted() -> None:
     sequencer = begun(ONE_EACH)
     (found,) = sequencer.state.collections.values()
-    sequencer.drop_collection((found,), 3)
+    sequencer.changes.drop_collection((found,), 3)
     effects = cast(sequencer, *YES_ON_BOTH)
     assert [o.reason for _, o in effects.outcomes] == ["not_found"]
     assert Commit not in {type(d) for d in decided(sequencer)}

@@ -17,7 +17,8 @@ from vector_db.common.model.collection import Collection, Metric
 from vector_db.common.model.errors import Unavailable, VectorDBError
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable
 from vector_db.coordinator.core.catalog import Spreading
-from vector_db.coordinator.core.sequencer import Effects, Reply, Sequencer
+from vector_db.coordinator.core.effects import Effects, Reply
+from vector_db.coordinator.core.sequencer import Sequencer
 
 CATALOG_TIMEOUT_S = 10.0
 
@@ -35,6 +36,7 @@ class Changes:
     ) -> None:
         self._bus = bus
         self._sequencer = sequencer
+        self._domain = sequencer.changes
         self._carry_out = carry_out
         self._lock = asyncio.Lock()
         self._settled = asyncio.Event()
@@ -59,7 +61,7 @@ class Changes:
             shards, replicas = choose()
             await self._make_logs(replicas)
             await self._answered(
-                lambda token: self._sequencer.create_collection(
+                lambda token: self._domain.create_collection(
                     asked.name,
                     asked.dimension,
                     Metric(asked.metric),
@@ -84,14 +86,12 @@ class Changes:
             await self._settle()
             planned = plan()
             if (generation := planned.give_up) is not None:
-                await self._answered(
-                    lambda token: self._sequencer.drop_generation(generation, token)
-                )
+                await self._answered(lambda token: self._domain.drop_generation(generation, token))
             elif (collection := planned.begin) is not None:
                 shards, replicas = choose(collection)
                 await self._make_logs(replicas)
                 await self._answered(
-                    lambda token: self._sequencer.spread_collection(
+                    lambda token: self._domain.spread_collection(
                         collection, shards, replicas, token
                     )
                 )
@@ -107,7 +107,7 @@ class Changes:
             if (generation := find()) is None:
                 return False
             await self._answered(
-                lambda token: self._sequencer.switch_collection(generation, now_ms, token)
+                lambda token: self._domain.switch_collection(generation, now_ms, token)
             )
         return True
 
@@ -120,7 +120,7 @@ class Changes:
             await self._settle()
             if (generation := find()) is None:
                 return False
-            await self._answered(lambda token: self._sequencer.drop_generation(generation, token))
+            await self._answered(lambda token: self._domain.drop_generation(generation, token))
         return True
 
     async def drop(self, find: Callable[[], tuple[Collection, ...]]) -> None:
@@ -128,21 +128,21 @@ class Changes:
 
         :raises Unavailable: it is not known to be durable.
         """
-        await self._change(lambda token: self._sequencer.drop_collection(find(), token))
+        await self._change(lambda token: self._domain.drop_collection(find(), token))
 
     async def alter(self, make: Callable[[], tuple[Collection, ...]]) -> None:
         """Put the catalog entries that `make` gives in the place of those with their ids.
 
         :raises Unavailable: it is not known to be durable.
         """
-        await self._change(lambda token: self._sequencer.alter_collection(make(), token))
+        await self._change(lambda token: self._domain.alter_collection(make(), token))
 
     async def set_aliases(self, make: Callable[[], dict[str, int]]) -> None:
         """Put the aliases that `make` gives in the place of all.
 
         :raises Unavailable: it is not known to be durable.
         """
-        await self._change(lambda token: self._sequencer.set_aliases(make(), token))
+        await self._change(lambda token: self._domain.set_aliases(make(), token))
 
     async def place(self, choose: Callable[[], Placed | None]) -> bool:
         """Decide the placement that `choose` gives in its turn, and wait until it is in force;
@@ -154,7 +154,7 @@ class Changes:
             await self._settle()
             if (placed := choose()) is None:
                 return False
-            await self._answered(lambda token: self._sequencer.set_placement(*placed, token))
+            await self._answered(lambda token: self._domain.set_placement(*placed, token))
         return True
 
     # --- how they are made ------------------------------------------------------------------------

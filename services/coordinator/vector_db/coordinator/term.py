@@ -37,7 +37,8 @@ from vector_db.common.model.errors import Unavailable
 from vector_db.common.model.ids import make_ts
 from vector_db.common.ports import Bus, BusTimeout, BusUnavailable, LogMissing
 from vector_db.coordinator.changes import Changes
-from vector_db.coordinator.core.sequencer import Effects, Sequencer
+from vector_db.coordinator.core.effects import Effects
+from vector_db.coordinator.core.sequencer import Sequencer
 
 PUBLISH_TIMEOUT_S = 2.0
 PUBLISH_RETRY_S = 0.1
