@@ -15,10 +15,9 @@ from typing import Any, Final
 import msgspec
 import nats.errors
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.transport import TcpTransport
 
+from vector_db.common.adapters.nats_client import NatsClient
 from vector_db.common.adapters.nats_watch import watch
 from vector_db.common.model.errors import TooLarge
 from vector_db.common.model.limits import CHUNK_BYTES_MAX
@@ -75,7 +74,7 @@ class _Answer:
 class NatsLink:
     """Made by `connect`; shared by the bus and its tails."""
 
-    def __init__(self, url: str, client: Client) -> None:
+    def __init__(self, url: str, client: NatsClient) -> None:
         self.url = mask_url(url)
         self.on_disconnect: list[Callable[[], None]] = []
         self.on_reconnect: list[Callable[[], None]] = []
@@ -92,7 +91,7 @@ class NatsLink:
 
         :raises BusUnavailable: no NATS server answers there in time.
         """
-        client = Client()
+        client = NatsClient()
         link = cls(url, client)
         urls = split_urls(url)
         # From one to the next, so that the one that was just lost is tried last; shuffled, so that
@@ -151,9 +150,7 @@ class NatsLink:
 
     def abort(self) -> None:
         """Drop the connection as it is, with what is buffered; nats-py makes another one."""
-        transport = self._client._transport
-        if isinstance(transport, TcpTransport) and transport._io_writer is not None:
-            transport._io_writer.transport.abort()
+        self._client.abort()
 
     async def close(self) -> None:
         """Send what is buffered, then disconnect; idempotent."""
@@ -168,7 +165,8 @@ class NatsLink:
     async def publish(
         self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Hand one message to the connection, in the order of the calls.
+        """Hand one message to the connection, in the order of the calls. It may break under it:
+        then the message is lost, or sent on the next one.
 
         :raises BusUnavailable: not connected; nothing was sent.
         :raises TooLarge: over the server's `max_payload`; nothing was sent.
